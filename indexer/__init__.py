@@ -1,0 +1,1 @@
+"""Who turns stored knowledge into something that can be found."""

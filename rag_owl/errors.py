@@ -1,0 +1,83 @@
+"""What can go wrong, as one tree.
+
+    RagOwlError
+    ├── InvalidInput        the caller gave something that can never work
+    │   ├── InvalidQuestion     an empty question, an unreadable picture with it
+    │   ├── InvalidFilter       a metadata filter that does not parse
+    │   ├── InvalidSettings     an unknown or unparsable setting
+    │   └── UnreadableMedia     bytes that cannot be decoded; during a job it becomes a `Skipped`
+    ├── NotFound            a collection, document, item, answer or job that does not exist
+    ├── Conflict            it exists already, or something else is changing it
+    │   └── DataFolderBusy      another process holds the data folder and does not let go
+    ├── DataFolderError     the folder cannot be used: read-only, full, a newer schema
+    │   └── CorruptData         a file's checksum or shape is not what its manifest says
+    └── ModelError          a model cannot be loaded or failed while it ran
+        ├── ModelNotFound       no model of that name here
+        ├── InvalidCheckpoint   files of a model that are missing, damaged or of another family
+        └── OutOfMemory         this request was too large for the device; the process lives on
+
+Every message says what is wrong, with which input, and what to do. Nothing here knows of HTTP;
+`rag_owl.api.errors` maps the tree to statuses.
+"""
+
+from __future__ import annotations
+
+
+class RagOwlError(Exception):
+    """The root: whatever rag_owl raises on purpose is one of these."""
+
+
+class InvalidInput(RagOwlError):
+    pass
+
+
+class InvalidQuestion(InvalidInput):
+    pass
+
+
+class InvalidFilter(InvalidInput):
+    pass
+
+
+class InvalidSettings(InvalidInput):
+    pass
+
+
+class UnreadableMedia(InvalidInput):
+    """Bytes that cannot be decoded. The message is the reason alone; the caller adds the name."""
+
+
+class NotFound(RagOwlError):
+    pass
+
+
+class Conflict(RagOwlError):
+    pass
+
+
+class DataFolderBusy(Conflict):
+    pass
+
+
+class DataFolderError(RagOwlError):
+    pass
+
+
+class CorruptData(DataFolderError):
+    pass
+
+
+class ModelError(RagOwlError):
+    pass
+
+
+class ModelNotFound(ModelError):
+    pass
+
+
+class InvalidCheckpoint(ModelError):
+    pass
+
+
+class OutOfMemory(ModelError):
+    pass

@@ -1,0 +1,68 @@
+"""The few places where an implementation can be exchanged. Chosen in `registry.py` and `app.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from rag_owl.types import Context, Draft, Question, Retrieved
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+
+class TextEmbedder(Protocol):
+    """Texts to unit vectors."""
+
+    name: str  # with revision: what a generation is bound to
+    dimension: int
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> NDArray[np.float32]:
+        """(n,) -> (n, dimension), rows of unit length, in the order given."""
+        ...
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """-> (dimension,): as `embed_texts`, with the model's query prompt where it has one."""
+        ...
+
+
+class PictureEmbedder(Protocol):
+    """Pictures to unit vectors."""
+
+    name: str
+    dimension: int
+    reads_text: bool  # whether `embed_query` puts text into the same space
+
+    def embed_pictures(self, pictures: Sequence[Image]) -> NDArray[np.float32]:
+        """(n,) upright RGB -> (n, dimension), rows of unit length."""
+        ...
+
+    def embed_query(self, text: str) -> NDArray[np.float32]: ...
+
+
+class BlobStore(Protocol):
+    """Bytes by their own sha256. `put` returns only after the bytes are on the disk."""
+
+    def put(self, data: bytes | IO[bytes]) -> str: ...
+    def get(self, key: str) -> bytes: ...
+    def path(self, key: str) -> Path:
+        """A local file that holds the blob (a cached copy when the store is remote)."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+    def delete(self, key: str) -> None: ...
+
+
+class Retriever(Protocol):
+    def retrieve(self, question: Question) -> list[Retrieved]: ...
+
+
+class Answerer(Protocol):
+    """A model that reads a context and answers. `on_text` gets the answer's text as it comes."""
+
+    name: str
+
+    def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft: ...

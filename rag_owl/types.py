@@ -1,0 +1,244 @@
+"""The values that pass between the parts: frozen, and free of database rows, tensors and HTTP.
+
+Offsets are Unicode code points of a document's extracted text, end exclusive.
+A box is `(left, top, right, bottom)` in fractions of the upright page or picture, origin top left.
+Pictures travel as blob keys (`rag_owl.blobs`), never as pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Box: TypeAlias = tuple[float, float, float, float]
+Metadata: TypeAlias = Mapping[str, Any]  # JSON values
+ItemKind: TypeAlias = Literal["passage", "page", "picture", "video"]
+Channel: TypeAlias = Literal["text", "picture", "words"]  # dense text, dense picture, lexical
+Verdict: TypeAlias = Literal["supported", "partly", "unsupported", "unchecked"]
+
+
+# --- where something is in its document -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextLocation:
+    start: int
+    end: int
+    type: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class PageLocation:
+    page: int  # from 1
+    boxes: tuple[Box, ...]  # what holds the text; empty: the whole page
+    start: int | None = None
+    end: int | None = None
+    type: Literal["page"] = "page"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    box: Box | None = None  # None: the whole picture
+    heatmap_url: str | None = None
+    type: Literal["image_region"] = "image_region"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLocation:
+    start_seconds: float
+    end_seconds: float
+    type: Literal["video"] = "video"
+
+
+Location: TypeAlias = TextLocation | PageLocation | ImageLocation | VideoLocation
+
+
+@dataclass(frozen=True, slots=True)
+class TextBox:
+    """A run of text on a page and where it stands: offsets of the document, box on the page."""
+
+    start: int
+    end: int
+    box: Box
+
+
+# --- what is stored -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a user adds and deletes: the newest revision of it."""
+
+    id: str
+    collection: str
+    name: str
+    title: str
+    revision: int  # from 1
+    sha256: str  # of the content: the identity within a collection
+    media_type: str
+    metadata: Metadata = field(default_factory=dict)
+    items: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is retrieved and cited: a passage, a page, a picture or a stretch of video.
+
+    `text` is exactly `document_text[start:end]`; `heading` is what a reader needs before it (the
+    headings above, a table's column names) and belongs to no offset. A picture item may have text
+    as well, a passage may have a picture: what belongs together is shown to the model together.
+    """
+
+    id: str
+    document_id: str
+    document_name: str
+    revision: int
+    ordinal: int  # position within the revision, from 0
+    kind: ItemKind
+    title: str
+    location: Location
+    text: str | None = None
+    heading: str = ""
+    picture: str | None = None  # blob key
+    text_boxes: tuple[TextBox, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A piece of input that could not be used; the job went on without it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A durable job as it stands now. Counters count documents; `found` may still grow."""
+
+    id: str
+    kind: str
+    collection: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    found: int = 0
+    added: int = 0  # new documents
+    updated: int = 0  # new revisions of known documents
+    unchanged: int = 0  # the same bytes again
+    skipped: tuple[Skipped, ...] = ()
+    skipped_count: int = 0
+    items: int = 0  # made searchable
+    error: str | None = None
+    created_at: float = 0.0  # seconds since the epoch
+    finished_at: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def handled(self) -> int:
+        return self.added + self.updated + self.unchanged + self.skipped_count
+
+
+# --- one question ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    collection: str
+    text: str
+    pictures: tuple[str, ...] = ()  # blob keys, in the order the user gave them
+    filters: Mapping[str, Any] | None = None
+    k: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    item: Item
+    score: float  # weighted reciprocal-rank fusion, higher is better
+    similarities: Mapping[Channel, float] = field(default_factory=dict)
+    """What each channel that found it says: cosine for `text` and `picture`, BM25 for `words`."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(self.similarities)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the answering model is shown: `sources[i]` *is* the marker `[i+1]`."""
+
+    question: Question
+    sources: tuple[Retrieved, ...]
+    left_out: tuple[str, ...] = ()  # item ids that did not fit the budget, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The model's own word that `draft.text[start:end]` rests on `context.sources[source]`."""
+
+    start: int
+    end: int
+    source: int  # index into Context.sources
+    item_start: int | None = None  # the ground within the item's text, when it can be pointed at
+    item_end: int | None = None
+    attention: float | None = None  # share of attention mass, 0 to 1
+    box: Box | None = None  # where in the item's picture
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an answerer says, before its evidence is checked."""
+
+    text: str
+    attributions: tuple[Attribution, ...] = ()
+    short: str | None = None  # the answer alone
+    answerable: float | None = None  # the model's probability that the sources hold the answer
+    abstained: bool = False
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What was checked of one citation, and how it came out; None: not checked."""
+
+    verdict: Verdict = "unchecked"
+    attention: float | None = None
+    ablation_drop: float | None = None
+    entailment: float | None = None
+    contradicted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    start: int  # characters of Answer.text
+    end: int
+    marker: int  # from 1
+    item_id: str
+    document_id: str
+    document_name: str
+    revision: int
+    title: str
+    location: Location
+    quote: str | None
+    support: Support
+    picture: str | None = None  # blob key of the item's picture
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    id: str
+    collection: str
+    question: str
+    text: str
+    abstained: bool
+    citations: tuple[Citation, ...]
+    model: str
+    generation: int
+    short: str | None = None
+    answerable: float | None = None
+    dangling_markers: tuple[int, ...] = ()  # markers in the text that point to nothing
+    left_out: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    created_at: float = 0.0  # seconds since the epoch
