@@ -1,0 +1,293 @@
+"""The command line. Prints for people, or with `--json` JSON alone; errors are one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from rag_owl.errors import InvalidInput, RagOwlError
+
+if TYPE_CHECKING:
+    from rag_owl.client import RagOwl
+    from rag_owl.types import Job
+
+app = typer.Typer(
+    name="rag-owl",
+    help="Ask your pictures, pages and videos. Get an answer, and the exact evidence for it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", help="A picture shown with it; may be repeated.")
+]
+Filters = Annotated[
+    str | None,
+    typer.Option(
+        "--filter", help='Metadata filter, as \'{"field": "year", "op": ">=", "value": 1990}\'.'
+    ),
+]
+Collection = Annotated[str, typer.Argument(help="The collection's name.")]
+Many = Annotated[int | None, typer.Option("-k", "--k", min=1, help="How many items to retrieve.")]
+
+
+@contextmanager
+def _open(data: Path | None) -> Iterator[RagOwl]:
+    from rag_owl.client import RagOwl
+
+    with RagOwl.open(data) as owl:
+        yield owl
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def _filters(given: str | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    try:
+        parsed = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--filter is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise InvalidInput(f"--filter: expected an object, got {given}")
+    return parsed
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")], as_json: AsJson = False
+) -> None:
+    """Write the sample collection: flags drawn by code, and facts about their countries."""
+    from rag_owl.sample import write_sample
+
+    written = write_sample(folder)
+    if as_json:
+        _print_json({"folder": str(folder), "files": len(written)})
+    else:
+        out.print(f"{len(written)} files in {escape(str(folder))}")
+        out.print(f"Next: rag-owl ingest flags {escape(str(folder))}")
+
+
+@app.command()
+def ingest(
+    collection: Collection,
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    data: Data = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id and return.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add files and folders to a collection, made where it does not exist."""
+    from rag_owl.api import show, wire
+
+    with _open(data) as owl:
+        if no_wait:
+            job = owl.ingest(collection, list(paths), wait=False)
+        elif as_json:
+            job = owl.ingest(collection, list(paths))
+        else:
+            with show.progress(err) as follow:
+                job = owl.ingest(collection, list(paths), on_progress=follow)
+        if as_json:
+            _print_json(wire.job(job))
+        elif no_wait:
+            out.print(job.id)
+        else:
+            show.job(out, job)
+    _fail_unless_done(job, no_wait)
+
+
+def _fail_unless_done(job: Job, no_wait: bool) -> None:
+    if not no_wait and job.state != "done":
+        raise RagOwlError(f"job {job.id} {job.state}: {job.error or 'it was cancelled'}")
+
+
+@app.command()
+def search(
+    collection: Collection,
+    query: Annotated[str, typer.Argument(help="Words to look for; may be '' with --image.")],
+    image: Images = None,
+    k: Many = None,
+    filter: Filters = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find items by words, by pictures or by both."""
+    from rag_owl.api import show, wire
+
+    with _open(data) as owl:
+        hits = owl.search(collection, query, list(image or []), _filters(filter), k)
+    if as_json:
+        _print_json([wire.retrieved(hit) for hit in hits])
+    else:
+        show.retrieved(out, hits)
+
+
+@app.command()
+def ask(
+    collection: Collection,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    image: Images = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="The answering model; repeated, all are asked."),
+    ] = None,
+    k: Many = None,
+    filter: Filters = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question; the answer comes with its evidence."""
+    from rag_owl.api import show, wire
+
+    with _open(data) as owl:
+        answers = [
+            owl.ask(collection, question, list(image or []), _filters(filter), k, name)
+            for name in model or [None]
+        ]
+    if as_json:
+        written = [wire.answer(answer) for answer in answers]
+        _print_json(written if len(written) > 1 else written[0])
+        return
+    for answer in answers:
+        if len(answers) > 1:
+            out.rule(escape(answer.model))
+        show.answer(out, answer)
+
+
+@app.command()
+def collections(data: Data = None, as_json: AsJson = False) -> None:
+    """List the collections."""
+    from rag_owl.api import wire
+
+    with _open(data) as owl:
+        infos = owl.collections()
+    if as_json:
+        _print_json([wire.collection(info) for info in infos])
+        return
+    if not infos:
+        out.print("There are none yet. `rag-owl ingest NAME PATH…` makes one.")
+    for info in infos:
+        out.print(
+            f"[bold]{info.name}[/]  {info.documents} documents, {info.items} items  "
+            f"{escape(info.text_embedder or '')} + {escape(info.picture_embedder or '')}",
+            highlight=False,
+        )
+
+
+@app.command()
+def jobs(
+    job: Annotated[str | None, typer.Argument(help="One job's id; without, the newest.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop that job.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show jobs: what was added, what was skipped and why."""
+    from rag_owl.api import show, wire
+
+    with _open(data) as owl:
+        if cancel:
+            if job is None:
+                raise InvalidInput("--cancel needs the job's id")
+            owl.cancel_job(job)
+        found = [owl.job(job)] if job else owl.jobs()
+    if as_json:
+        listed = [wire.job(each) for each in found]
+        _print_json(listed[0] if job else listed)
+        return
+    for each in found:
+        show.job(out, each)
+    if job:
+        for skipped in found[0].skipped[10:]:
+            name, reason = show.one_line(skipped.name), show.one_line(skipped.reason)
+            out.print(f"  [yellow]skipped[/] {escape(name)}: {escape(reason)}")
+
+
+@app.command()
+def doctor(
+    data: Data = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every stored file and compare checksums.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, what works, and whether the data folder is sound."""
+    from dataclasses import asdict
+
+    from rag_owl.api.doctor import examine
+
+    findings = []
+    with _open(data) as owl:
+        for finding in examine(owl, deep):
+            findings.append(finding)
+            if not as_json:
+                mark = "[green]✓[/]" if finding.well else "[red]✗[/]"
+                out.print(
+                    f"{mark} {escape(finding.what)}: {escape(finding.detail)}", highlight=False
+                )
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(data: Data = None) -> None:
+    """Write the sample collection, ingest it and ask three questions about it."""
+    from rag_owl.api.demo import run
+
+    run(data, out, err)
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on standard error and exit status 1."""
+    _quiet()
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:  # wrong usage
+        error.show()
+        sys.exit(error.exit_code)
+    except RagOwlError as error:
+        err.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}", highlight=False)
+        sys.exit(1)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        err.print("stopped; an unfinished job goes on when the folder is opened again")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _quiet() -> None:
+    """Libraries' own notes do not belong between ours."""
+    import structlog
+
+    logging.getLogger().setLevel(logging.WARNING)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,124 @@
+"""What the command line prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rag_owl.types import (
+    Answer,
+    Citation,
+    Job,
+    Location,
+    PageLocation,
+    Retrieved,
+    TextLocation,
+    VideoLocation,
+)
+
+_SHOWN = 10  # skipped files listed in full
+_MARKS = {"supported": "✓", "partly": "~", "unsupported": "✗", "unchecked": "?"}
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[Job], None]]:
+    """A progress bar that follows a job."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[items]} items"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        task = bar.add_task("looking for files", total=None, items=0)
+
+        def follow(job: Job) -> None:
+            bar.update(
+                task,
+                description="ingesting" if job.found else "looking for files",
+                total=job.found or None,
+                completed=job.handled,
+                items=job.items,
+            )
+
+        yield follow
+
+
+def job(console: Console, value: Job) -> None:
+    parts = [f"{value.added} added"]
+    parts += [f"{value.updated} updated"] if value.updated else []
+    parts += [f"{value.unchanged} unchanged"] if value.unchanged else []
+    parts += [f"{value.skipped_count} skipped"] if value.skipped_count else []
+    console.print(
+        f"[bold]{escape(value.collection)}[/]: {', '.join(parts)} "
+        f"({value.items} new items), job {value.id} {value.state}"
+    )
+    if value.state == "done" and value.unchanged and not value.added + value.updated:
+        console.print("Nothing has changed since the last time.")
+    for skipped in value.skipped[:_SHOWN]:
+        console.print(f"  [yellow]skipped[/] {escape(one_line(skipped.name))}: ", end="")
+        console.print(escape(one_line(skipped.reason)), highlight=False)
+    if value.skipped_count > _SHOWN:
+        console.print(f"  … and {value.skipped_count - _SHOWN} more (`rag-owl jobs {value.id}`)")
+
+
+def answer(console: Console, value: Answer) -> None:
+    style = "yellow" if value.abstained else "bold"
+    console.print(f"[{style}]{escape(value.text)}[/]", highlight=False)
+    if value.citations:
+        console.print()
+    for citation in value.citations:
+        _citation(console, citation)
+    if value.dangling_markers:
+        listed = ", ".join(f"[{marker}]" for marker in value.dangling_markers)
+        console.print(f"[red]points to nothing:[/] {escape(listed)}")
+    if value.left_out:
+        console.print(f"{len(value.left_out)} retrieved items did not fit the context whole")
+
+
+def _citation(console: Console, value: Citation) -> None:
+    verdict = value.support.verdict
+    console.print(
+        f"  [cyan]{escape(f'[{value.marker}]')}[/] [bold]{escape(value.title)}[/]  "
+        f"{escape(one_line(value.document_name))}, {where(value.location)}  "
+        f"{_MARKS[verdict]} {verdict}",
+        highlight=False,
+    )
+    if value.quote:
+        console.print(f"      “{escape(one_line(value.quote))}”", highlight=False, style="dim")
+
+
+def retrieved(console: Console, found: list[Retrieved]) -> None:
+    if not found:
+        console.print("[yellow]Nothing was found.[/]")
+    for rank, hit in enumerate(found, 1):
+        console.print(
+            f"[cyan]{rank}.[/] [bold]{escape(hit.item.title)}[/]  "
+            f"{escape(one_line(hit.item.document_name))}, {where(hit.item.location)}  "
+            f"{hit.score:.4f} by {', '.join(hit.channels)}",
+            highlight=False,
+        )
+        if hit.item.text:
+            console.print(
+                f"   {escape(one_line(hit.item.text)[:160])}", highlight=False, style="dim"
+            )
+
+
+def where(location: Location) -> str:
+    if isinstance(location, TextLocation):
+        return f"characters {location.start}–{location.end}"
+    if isinstance(location, PageLocation):
+        return f"page {location.page}"
+    if isinstance(location, VideoLocation):
+        return f"seconds {location.start_seconds:.1f}–{location.end_seconds:.1f}"
+    return "the picture"
+
+
+def one_line(text: str) -> str:
+    """A stranger's text without the control characters that could drive a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)

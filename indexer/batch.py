@@ -1,0 +1,144 @@
+"""What one batch of an ingest job holds, and how it becomes searchable: all of it or nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from rag_owl.indexer.segment import write_segment
+from rag_owl.store import collections, documents, items, jobs, segments
+from rag_owl.store.collections import Generation
+from rag_owl.store.documents import NewDocument
+from rag_owl.store.items import NewItem
+from rag_owl.store.jobs import Claim
+from rag_owl.types import Skipped
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One document of the batch, or the next part of a long one."""
+
+    document: NewDocument
+    first_ordinal: int
+    items: list[NewItem] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # to be embedded, of items with in_text
+    picture_vectors: list[Vector] = field(default_factory=list)  # of items with in_picture
+    complete: bool = False
+    unchanged: bool = False  # known before it was read
+    abandoned: bool = False  # turned out unreadable after a part of it was stored
+
+
+@dataclass(slots=True)
+class Batch:
+    entries: list[Entry] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    found: int = 0  # documents beyond the one that each file was counted as
+    done: list[int] = field(default_factory=list)  # positions of finished inputs
+    next_rows: dict[int, int] = field(default_factory=dict)  # position -> row to go on at
+
+    @property
+    def item_count(self) -> int:
+        return sum(len(entry.items) for entry in self.entries)
+
+
+def commit(
+    session: Session,
+    folder: Path,
+    claim: Claim,
+    generation: Generation,
+    batch: Batch,
+    text_vectors: NDArray[np.float32],
+) -> bool:
+    """Store and activate the batch in the caller's transaction; whether the job is to stop.
+
+    text_vectors: (texts, dimension), of all entries' texts in order.
+    """
+    # First of all the fence: whoever lost the job must not write anything.
+    stop = jobs.advance(session, claim)
+    counters = {"added": 0, "updated": 0, "unchanged": 0, "items": 0}
+    vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
+    keys: dict[str, list[int]] = {"text": [], "picture": []}
+    at = 0
+    for entry in batch.entries:
+        rows = text_vectors[at : at + len(entry.texts)]
+        at += len(entry.texts)
+        if entry.abandoned:
+            documents.abandon(session, claim.collection_key, entry.document.sha256)
+            continue
+        # Also true for the second of two equal documents in one batch.
+        if documents.refresh(session, claim.collection_key, entry.document):
+            counters["unchanged"] += 1
+            continue
+        revision = documents.open_revision(
+            session, claim.collection_key, entry.document, generation.splitter
+        )
+        new_keys = items.add(
+            session,
+            claim.collection_key,
+            revision,
+            generation.splitter,
+            entry.items,
+            entry.first_ordinal,
+        )
+        counters["items"] += len(new_keys)
+        _collect(entry, new_keys, rows, keys, vectors)
+        if entry.complete:
+            documents.complete_revision(session, revision.key)
+            counters[revision.outcome] += 1
+    for channel in vectors:
+        if keys[channel]:
+            info = _write(folder, generation, channel, keys[channel], vectors[channel])
+            segments.activate(session, generation.key, info)
+    jobs.add_skipped(session, claim, batch.skipped)
+    jobs.input_done(session, claim, batch.done)
+    for position, row in batch.next_rows.items():
+        jobs.input_at_row(session, claim, position, row)
+    jobs.advance(session, claim, found=batch.found, skipped=len(batch.skipped), **counters)
+    if any(counters.values()):
+        collections.touch(session, claim.collection_key)
+    return stop
+
+
+def _collect(
+    entry: Entry,
+    new_keys: Sequence[int],
+    rows: NDArray[np.float32],
+    keys: Mapping[str, list[int]],
+    vectors: Mapping[str, list[Vector]],
+) -> None:
+    texts, pictures = iter(rows), iter(entry.picture_vectors)
+    for key, item in zip(new_keys, entry.items, strict=True):
+        if item.in_text:
+            keys["text"].append(key)
+            vectors["text"].append(next(texts))
+        if item.in_picture:
+            keys["picture"].append(key)
+            vectors["picture"].append(next(pictures))
+
+
+def _write(
+    folder: Path, generation: Generation, channel: str, keys: list[int], vectors: list[Vector]
+) -> segments.SegmentInfo:
+    name = uuid.uuid4().hex
+    manifest = write_segment(
+        folder / name,
+        np.asarray(keys, dtype=np.int64),
+        np.stack(vectors),
+        index_type=generation.index_type,
+        manifest=segment_facts(generation, channel),
+    )
+    return segments.SegmentInfo(name, channel, manifest.index_type, manifest.count)
+
+
+def segment_facts(generation: Generation, channel: str) -> dict[str, str | int]:
+    """What a segment's manifest says of its origin."""
+    embedder = generation.text_embedder if channel == "text" else generation.picture_embedder
+    return {"generation": generation.key, "channel": channel, "embedder": embedder}

@@ -1,0 +1,273 @@
+"""Ingestion: files to searchable items, in batches that can be repeated after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL.Image import Image
+from sqlalchemy import Engine
+
+from rag_owl import db
+from rag_owl.errors import UnreadableMedia
+from rag_owl.indexer.batch import Batch, Entry, commit
+from rag_owl.indexer.loaders import Input, Loaded, read, scan
+from rag_owl.indexer.merge import merge_segments_of
+from rag_owl.indexer.search import Embedders
+from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
+from rag_owl.media import Limits
+from rag_owl.ports import BlobStore
+from rag_owl.store import collections, documents, jobs
+from rag_owl.store.collections import Generation
+from rag_owl.store.documents import NewDocument
+from rag_owl.store.items import NewItem
+from rag_owl.store.jobs import Claim, JobInput
+from rag_owl.types import Skipped
+
+# Batches grow: the first items are searchable at once, later ones cost fewer transactions.
+FIRST_BATCH, LARGEST_BATCH = 64, 1_024  # items
+_LONGEST_BATCH = 10.0  # seconds
+_MOST_ENTRIES = 2_000  # documents of a batch, also those that need no work
+_PICTURES_AT_ONCE = 32  # decoded pictures in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every ingest job needs."""
+
+    engine: Engine
+    segments: Path
+    blobs: BlobStore
+    limits: Limits
+    batch_size: int  # texts embedded at once
+    embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
+    """The embedders of a generation; without one, those for new collections and what they are."""
+
+
+class Ingest:
+    """One run of one job. The rows say where it is; this object holds only the current batch."""
+
+    def __init__(self, workshop: Workshop, claim: Claim, stopping: Callable[[], bool]) -> None:
+        self._shop = workshop
+        self._claim = claim
+        self._stopping = stopping
+        self._batch = Batch()
+        self._images: list[tuple[Entry, Image]] = []
+        self._size = FIRST_BATCH
+        self._since = time.monotonic()
+
+    def run(self) -> bool:
+        """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
+        if not self._claim.scanned:
+            self._scan()
+        with db.reading(self._shop.engine) as session:
+            generation = collections.live_generation(session, self._claim.collection_key)
+        self._embedders, self._generation = self._shop.embedders(generation)
+        if generation is None:
+            wanted = replace(self._generation, splitter=SPLITTER_VERSION)
+            with db.writing(self._shop.engine) as session:
+                self._generation = collections.live_generation(
+                    session, self._claim.collection_key
+                ) or collections.create_generation(session, self._claim.collection_key, wanted)
+        while True:
+            with db.reading(self._shop.engine) as session:
+                waiting = jobs.waiting_inputs(session, self._claim)
+            if not waiting:
+                break
+            for source in waiting:
+                if not self._read(source):
+                    return False
+            if not self._flush():
+                return False
+        merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
+        return True
+
+    def _scan(self) -> None:
+        with db.writing(self._shop.engine) as session:
+            jobs.restart_scan(session, self._claim)
+        found: list[JobInput] = []
+        skipped: list[Skipped] = []
+        position = 0
+
+        def store() -> None:
+            with db.writing(self._shop.engine) as session:
+                jobs.add_inputs(session, self._claim, found)
+                jobs.add_skipped(session, self._claim, skipped)
+                jobs.advance(
+                    session,
+                    self._claim,
+                    found=len(found) + len(skipped),
+                    skipped=len(skipped),
+                )
+            found.clear()
+            skipped.clear()
+
+        for each in scan([Path(path) for path in self._claim.parameters["paths"]]):
+            if isinstance(each, Skipped):
+                skipped.append(each)
+            else:
+                companion = str(each.companion) if each.companion else None
+                found.append(JobInput(position, each.name, str(each.path), companion))
+                position += 1
+            if len(found) + len(skipped) >= 1_000:
+                store()
+        store()
+        with db.writing(self._shop.engine) as session:
+            jobs.mark_scanned(session, self._claim)
+
+    def _read(self, source: JobInput) -> bool:
+        """One input into the batch; False when the job is to stop."""
+        companion = Path(source.companion) if source.companion else None
+        companion_name = (
+            str(PurePosixPath(source.name).with_name(companion.name)) if companion else ""
+        )
+        file = Input(source.name, Path(source.path), companion, companion_name)
+        for at, each in enumerate(read(file, start_row=source.next_row, limits=self._shop.limits)):
+            # A file was counted as one when it was found; every further piece of it counts too.
+            if at or source.next_row:
+                self._batch.found += 1
+            if isinstance(each, Skipped):
+                self._batch.skipped.append(each)
+            elif not self._add(each, source):
+                return False
+            elif each.row is not None:
+                self._batch.next_rows[source.position] = each.row + 1
+        self._batch.next_rows.pop(source.position, None)
+        self._batch.done.append(source.position)
+        return not self._is_full() or self._flush()
+
+    def _add(self, loaded: Loaded, source: JobInput) -> bool:
+        """One document into the batch, over as many batches as it takes; False to stop."""
+        suffix = "" if loaded.row is None else loaded.name.removeprefix(source.name)
+        document = NewDocument(
+            origin=str(Path(source.path).resolve()) + suffix,
+            name=loaded.name,
+            title=loaded.title,
+            sha256=loaded.sha256,
+            media_type=loaded.media_type,
+            metadata=loaded.metadata,
+        )
+        with db.reading(self._shop.engine) as session:
+            stored = documents.stored_items(
+                session,
+                self._claim.collection_key,
+                loaded.sha256,
+                self._generation.splitter,
+            )
+        if stored is None:
+            self._batch.entries.append(Entry(document, 0, unchanged=True))
+            return not self._is_full() or self._flush()
+        entry = Entry(document, stored)
+        try:
+            if loaded.source is not None:
+                with loaded.source.open("rb") as file:
+                    blob = self._shop.blobs.put(file)
+                entry.document = document = replace(document, blob=blob)
+            self._batch.entries.append(entry)
+            for item, image in self._items(loaded, skip=stored):
+                entry.items.append(item)
+                if item.in_text:
+                    entry.texts.append(_embedding_input(loaded, item))
+                if image is not None:
+                    self._images.append((entry, image))
+                    if len(self._images) >= _PICTURES_AT_ONCE:
+                        self._embed_pictures()
+                if self._is_full():
+                    reached = entry.first_ordinal + len(entry.items)
+                    if not self._flush():
+                        return False
+                    entry = Entry(document, reached)
+                    self._batch.entries.append(entry)
+        except (UnreadableMedia, OSError) as error:
+            reason = str(error) if isinstance(error, UnreadableMedia) else _why(error)
+            self._images = [pair for pair in self._images if pair[0] is not entry]
+            if entry in self._batch.entries:
+                self._batch.entries.remove(entry)
+            self._batch.entries.append(Entry(document, 0, abandoned=True))
+            self._batch.skipped.append(Skipped(loaded.name, reason))
+            return not self._is_full() or self._flush()
+        if not entry.first_ordinal and not entry.items:
+            self._batch.entries.remove(entry)
+            self._batch.skipped.append(
+                Skipped(loaded.name, "holds no text and no picture; nothing to search in it")
+            )
+        entry.complete = True
+        return not self._is_full() or self._flush()
+
+    def _items(self, loaded: Loaded, skip: int) -> Iterator[tuple[NewItem, Image | None]]:
+        """The document's items after the first `skip`, each with the picture to be embedded."""
+        seen: set[str] = set()  # a picture that several items share is embedded once
+        for ordinal, draft in enumerate(split(loaded)):
+            key, first = None, False
+            if draft.picture is not None:
+                key = hashlib.sha256(draft.picture.data).hexdigest()
+                first = key not in seen
+                seen.add(key)
+            if ordinal < skip:
+                continue
+            if draft.picture is not None and first:
+                self._shop.blobs.put(draft.picture.data)
+            image = draft.picture.image if draft.picture is not None and first else None
+            yield _new_item(draft, key, image is not None), image
+
+    def _is_full(self) -> bool:
+        batch = self._batch
+        return (
+            batch.item_count >= self._size
+            or len(batch.entries) + len(batch.skipped) >= _MOST_ENTRIES
+            or (bool(batch.entries) and time.monotonic() - self._since > _LONGEST_BATCH)
+            or self._stopping()
+        )
+
+    def _embed_pictures(self) -> None:
+        if self._images:
+            vectors = self._embedders.picture.embed_pictures([image for _, image in self._images])
+            for (entry, _), vector in zip(self._images, vectors, strict=True):
+                entry.picture_vectors.append(vector)
+            self._images.clear()
+
+    def _flush(self) -> bool:
+        """Make the batch searchable; False when the job is to stop."""
+        self._embed_pictures()
+        texts = [text for entry in self._batch.entries for text in entry.texts]
+        if texts:
+            vectors = self._embedders.text.embed_texts(texts, batch_size=self._shop.batch_size)
+        else:
+            vectors = np.zeros((0, self._generation.text_dimension), dtype=np.float32)
+        with db.writing(self._shop.engine) as session:
+            stop = commit(
+                session, self._shop.segments, self._claim, self._generation, self._batch, vectors
+            )
+        self._batch = Batch()
+        self._size = min(2 * self._size, LARGEST_BATCH)
+        merge_segments_of(self._shop.engine, self._shop.segments, self._generation)
+        self._since = time.monotonic()
+        return not stop and not self._stopping()
+
+
+def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> NewItem:
+    return NewItem(
+        kind=draft.kind,
+        text=draft.text,
+        heading=draft.heading,
+        location=draft.location,
+        text_boxes=draft.text_boxes,
+        picture=picture,
+        in_text=bool(draft.text and draft.text.strip()),
+        in_picture=embed_picture,
+    )
+
+
+def _embedding_input(loaded: Loaded, item: NewItem) -> str:
+    """A passage is embedded under its heading, or its document's title: it often names neither."""
+    named = loaded.row is None or loaded.title != loaded.name
+    above = item.heading or (loaded.title if named else "")
+    return f"{above}\n{item.text}" if above else item.text or ""
+
+
+def _why(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}; check that it exists and may be read"

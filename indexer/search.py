@@ -1,0 +1,247 @@
+"""Finding what bears on a question: three searches over the live generation, fused by rank."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from rag_owl import db, media
+from rag_owl.errors import CorruptData
+from rag_owl.indexer.segment import Segment, search_segments
+from rag_owl.media import Limits
+from rag_owl.ports import BlobStore, PictureEmbedder, TextEmbedder
+from rag_owl.store import collections, filters, items, segments, words
+from rag_owl.store.collections import Collection, Generation
+from rag_owl.types import Channel, Question, Retrieved
+
+Keys = NDArray[np.int64]
+
+RANK_CONSTANT = 60  # Cormack et al. 2009, "Reciprocal Rank Fusion", §2
+# A question with a picture ("What is the capital of this country?") is first of all about what the
+# picture shows: its words alone fit any country. Three: more than both text channels together.
+PICTURE_WEIGHT = 3.0
+_FILTERS_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Embedders:
+    text: TextEmbedder
+    picture: PictureEmbedder
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one version of a collection consists of."""
+
+    version: int
+    generation: Generation
+    segments: Mapping[str, Sequence[Segment]]
+    dead: Mapping[str, Keys]
+    filtered: dict[str, Keys] = field(default_factory=dict)  # allowed keys by filter
+
+    def nearest(
+        self, channel: str, query: NDArray[np.float32], k: int, allowed: Keys | None
+    ) -> dict[int, float]:
+        """Cosine by item key, best first."""
+        keys, scores = search_segments(
+            self.segments[channel], query, k, allowed=allowed, excluded=self.dead[channel]
+        )
+        return dict(zip(keys.tolist(), scores.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    channel: Channel
+    hits: Mapping[int, float]  # item key to similarity, best first
+
+
+class HybridRetriever:
+    """Implements `rag_owl.ports.Retriever`. Safe for many threads.
+
+    folder: where segments lie, one folder each, named by their ids.
+    embedders: the embedders of a generation; called at every query, so it should remember them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        blobs: BlobStore,
+        embedders: Callable[[Generation], Embedders],
+        limits: Limits,
+    ) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._blobs = blobs
+        self._embedders = embedders
+        self._limits = limits
+        self._views: dict[int, _View] = {}
+        self._lock = threading.Lock()  # for opening segments, not for searching them
+
+    def retrieve(self, question: Question) -> list[Retrieved]:
+        """The `question.k` best items, best first; fewer where fewer exist.
+
+        Raises `NotFound` for an unknown collection, `InvalidFilter`, `InvalidQuestion` for a
+        picture that cannot be read.
+        """
+        try:
+            return self._retrieve(question)
+        except CorruptData:
+            # A merge may have replaced a segment between our reading its row and opening its file.
+            self._views.clear()
+            return self._retrieve(question)
+
+    def _retrieve(self, question: Question) -> list[Retrieved]:
+        with db.reading(self._engine) as session:
+            collection = collections.get(session, question.collection)
+            view = self._view(session, collection)
+            if view is None:
+                return []
+            allowed = self._allowed(session, collection, view, question)
+            found = self._search(session, collection, view, question, allowed)
+            fused = _fuse(found, bool(question.pictures))
+            # A few more than asked for: a document may have been deleted since its view was read.
+            loaded = items.load(session, fused[: question.k + 20])
+        best = [key for key in fused if key in loaded][: question.k]
+        return [
+            Retrieved(
+                loaded[key], _score(found, key, bool(question.pictures)), _found_by(found, key)
+            )
+            for key in best
+        ]
+
+    def _search(
+        self,
+        session: Session,
+        collection: Collection,
+        view: _View,
+        question: Question,
+        allowed: Keys | None,
+    ) -> list[_Ranking]:
+        """One ranking for each way of looking."""
+        embedders = self._embedders(view.generation)
+        depth = max(50, 2 * question.k)
+        text = question.text.strip()
+        found: list[_Ranking] = []
+        text_query = None
+        if text:
+            text_query = embedders.text.embed_query(text)
+            found.append(_Ranking("text", view.nearest("text", text_query, depth, allowed)))
+            only = None if allowed is None else allowed.tolist()
+            ranked = words.search(session, collection.key, text, depth, only)
+            found.append(_Ranking("words", dict(ranked)))
+        for vector in self._picture_queries(embedders, question, text):
+            hits = view.nearest("picture", vector, depth, allowed)
+            if text_query is not None:
+                hits = _best_siblings(session, view, hits, text_query)
+            found.append(_Ranking("picture", hits))
+        return found
+
+    def _picture_queries(
+        self, embedders: Embedders, question: Question, text: str
+    ) -> list[NDArray[np.float32]]:
+        if question.pictures:
+            pictures = [
+                media.decode_picture(self._blobs.get(key), self._limits)
+                for key in question.pictures
+            ]
+            return list(embedders.picture.embed_pictures(pictures))
+        if text and embedders.picture.reads_text:
+            return [embedders.picture.embed_query(text)]
+        return []
+
+    def _allowed(
+        self, session: Session, collection: Collection, view: _View, question: Question
+    ) -> Keys | None:
+        if not question.filters:
+            return None
+        name = json.dumps(question.filters, sort_keys=True, default=str)
+        if name not in view.filtered:
+            keys = filters.item_keys(
+                session, collection.key, view.generation.splitter, question.filters
+            )
+            if len(view.filtered) >= _FILTERS_KEPT:
+                view.filtered.clear()
+            view.filtered[name] = np.asarray(keys, dtype=np.int64)
+        return view.filtered[name]
+
+    def _view(self, session: Session, collection: Collection) -> _View | None:
+        """The collection as this transaction sees it; None before anything was ingested."""
+        view = self._views.get(collection.key)
+        if view is not None and view.version == collection.version:
+            return view
+        with self._lock:
+            generation = collections.live_generation(session, collection.key)
+            if generation is None:
+                return None
+            known = {s.folder.name: s for v in (view.segments if view else {}).values() for s in v}
+            active: dict[str, list[Segment]] = {"text": [], "picture": []}
+            for info in segments.active(session, generation.key):
+                opened = known.get(info.id) or Segment.open(self._folder / info.id)
+                active[info.channel].append(opened)
+            dead = {
+                channel: np.asarray(
+                    segments.tombstones(session, generation.key, channel), dtype=np.int64
+                )
+                for channel in active
+            }
+            view = _View(collection.version, generation, active, dead)
+            self._views[collection.key] = view
+            return view
+
+
+def _best_siblings(
+    session: Session, view: _View, hits: Mapping[int, float], text_query: NDArray[np.float32]
+) -> dict[int, float]:
+    """A picture stands for all passages of its document: put the one that fits the words first."""
+    chosen: dict[int, float] = {}
+    for key, similarity in hits.items():
+        together = items.siblings(session, key)
+        if len(together) > 1:
+            keys = np.asarray(together, dtype=np.int64)
+            scores = np.full(len(keys), -np.inf, dtype=np.float32)
+            for segment in view.segments["text"]:
+                scores = np.fmax(scores, segment.scores(text_query, keys))
+            key = together[int(scores.argmax())]
+        chosen.setdefault(key, similarity)
+    return chosen
+
+
+def _weight(ranking: _Ranking, with_pictures: bool) -> float:
+    return PICTURE_WEIGHT if with_pictures and ranking.channel == "picture" else 1.0
+
+
+def _fuse(found: Sequence[_Ranking], with_pictures: bool) -> list[int]:
+    """Item keys by weighted reciprocal-rank fusion, best first; ties by key, oldest first."""
+    scores: dict[int, float] = {}
+    for ranking in found:
+        weight = _weight(ranking, with_pictures)
+        for rank, key in enumerate(ranking.hits, 1):
+            scores[key] = scores.get(key, 0.0) + weight / (RANK_CONSTANT + rank)
+    return sorted(scores, key=lambda key: (-scores[key], key))
+
+
+def _score(found: Sequence[_Ranking], key: int, with_pictures: bool) -> float:
+    return sum(
+        _weight(ranking, with_pictures) / (RANK_CONSTANT + rank)
+        for ranking in found
+        for rank, hit in enumerate(ranking.hits, 1)
+        if hit == key
+    )
+
+
+def _found_by(found: Sequence[_Ranking], key: int) -> dict[Channel, float]:
+    similarities: dict[Channel, float] = {}
+    for ranking in found:
+        if key in ranking.hits:
+            best = max(similarities.get(ranking.channel, -np.inf), ranking.hits[key])
+            similarities[ranking.channel] = float(best)
+    return similarities

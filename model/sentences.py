@@ -1,0 +1,105 @@
+"""The plainest answerer, and the baseline that models must beat: quote the best sentences.
+
+Every sentence of the retrieved items is compared with the question by the text embedder; the best
+one to three are the answer, word for word, each cited with its exact place. Below a threshold it
+abstains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rag_owl.ports import TextEmbedder
+from rag_owl.sentences import sentence_spans
+from rag_owl.types import Attribution, Context, Draft
+
+ABSTENTION = "The collection does not seem to hold an answer to this question."
+THRESHOLD = 0.5  # cosine of question and sentence under all-MiniLM-L6-v2
+_MARGIN = 0.05  # a second and third sentence must come this near to the best
+_MOST = 3
+_SHORTEST = 15  # characters: shorter pieces are titles and table cells, not statements
+# A picture less like the user's than the best match by more than this shows something else.
+_PICTURE_MARGIN = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    source: int  # index into Context.sources
+    start: int  # within the item's text
+    end: int
+    text: str
+
+
+class SentencesAnswerer:
+    """Implements `rag_owl.ports.Answerer`."""
+
+    name = "sentences"
+
+    def __init__(self, embedder: TextEmbedder, threshold: float = THRESHOLD) -> None:
+        self._embedder = embedder
+        self._threshold = threshold
+
+    def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
+        candidates = _sentences(context, _shown_by_picture(context))
+        chosen: list[_Sentence] = []
+        best = 0.0
+        if candidates:
+            titles = [context.sources[c.source].item.title for c in candidates]
+            vectors = self._embedder.embed_texts(
+                # A sentence often names its subject only in the title above it.
+                [f"{t}: {c.text}" for t, c in zip(titles, candidates, strict=True)]
+            )
+            scores = vectors @ self._embedder.embed_query(context.question.text)
+            best = float(scores.max())
+            ranked = sorted(range(len(candidates)), key=lambda at: -scores[at])
+            for at in ranked:
+                if scores[at] < max(self._threshold, best - _MARGIN) or len(chosen) == _MOST:
+                    break
+                if candidates[at].text not in {other.text for other in chosen}:
+                    chosen.append(candidates[at])
+        draft = _write(chosen, self.name)
+        if on_text:
+            on_text(draft.text)
+        return draft
+
+
+def _shown_by_picture(context: Context) -> set[int]:
+    """The sources that a question may be answered from: with a picture, those that show it too."""
+    everything = set(range(len(context.sources)))
+    if not context.question.pictures:
+        return everything
+    alike = {
+        at: source.similarities["picture"]
+        for at, source in enumerate(context.sources)
+        if "picture" in source.similarities
+    }
+    if not alike:
+        return everything
+    best = max(alike.values())
+    return {at for at, similarity in alike.items() if similarity >= best - _PICTURE_MARGIN}
+
+
+def _sentences(context: Context, sources: set[int]) -> list[_Sentence]:
+    found = []
+    for at in sorted(sources):
+        text = context.sources[at].item.text or ""
+        for start, end in sentence_spans(text):
+            if end - start >= _SHORTEST:
+                found.append(_Sentence(at, start, end, text[start:end]))
+    return found
+
+
+def _write(chosen: Sequence[_Sentence], model: str) -> Draft:
+    if not chosen:
+        return Draft(ABSTENTION, abstained=True, model=model)
+    text = ""
+    attributions = []
+    for sentence in chosen:
+        start = len(text) + bool(text)
+        said = " ".join(sentence.text.split())
+        attributions.append(
+            Attribution(start, start + len(said), sentence.source, sentence.start, sentence.end)
+        )
+        text += f"{' ' if text else ''}{said} [{sentence.source + 1}]"
+    return Draft(text, tuple(attributions), model=model)

@@ -1,0 +1,103 @@
+"""Content-addressed files: a blob's key is the sha256 of its bytes, so a blob never changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from rag_owl.errors import CorruptData, DataFolderError, NotFound
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_BLOCK = 1 << 20
+
+
+class FolderBlobs:
+    """Blobs in a folder, spread over 256 subfolders. Safe for many processes at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._arriving = folder / "arriving"
+
+    def put(self, data: bytes | IO[bytes]) -> str:
+        """Store the bytes and return their key, once they are on the disk.
+
+        Raises `DataFolderError` when they cannot be written (full, read-only).
+        """
+        if isinstance(data, bytes):
+            key = hashlib.sha256(data).hexdigest()
+            if self.exists(key):
+                return key
+        try:
+            self._arriving.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._arriving)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    digest = hashlib.sha256()
+                    blocks = (
+                        [data] if isinstance(data, bytes) else iter(lambda: data.read(_BLOCK), b"")
+                    )
+                    for block in blocks:
+                        digest.update(block)
+                        file.write(block)
+                    file.flush()
+                    os.fsync(file.fileno())
+                key = digest.hexdigest()
+                target = self._target(key)
+                target.parent.mkdir(exist_ok=True)
+                os.replace(name, target)
+                sync_folder(target.parent)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot write to {self.folder}: {error.strerror or error}. "
+                "Make space or check permissions, then run the same command again."
+            ) from error
+        return key
+
+    def get(self, key: str) -> bytes:
+        """Raises `NotFound`, or `CorruptData` when the bytes are no longer what they were."""
+        data = self.path(key).read_bytes()
+        if hashlib.sha256(data).hexdigest() != key:
+            raise CorruptData(
+                f"blob {key} is damaged on disk; ingest its document again "
+                "(`rag-owl doctor --deep` lists what is damaged)"
+            )
+        return data
+
+    def path(self, key: str) -> Path:
+        target = self._target(key)
+        if not target.is_file():
+            raise NotFound(f"no blob {key} in {self.folder}")
+        return target
+
+    def exists(self, key: str) -> bool:
+        return self._target(key).is_file()
+
+    def delete(self, key: str) -> None:
+        self._target(key).unlink(missing_ok=True)
+
+    def list_keys(self) -> Iterator[str]:
+        for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
+            for file in sorted(folder.iterdir()):
+                yield folder.name + file.name
+
+    def _target(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):  # keys reach us over HTTP; never let one become a path
+            raise NotFound(f"{key!r} is not a blob key (64 hexadecimal digits)")
+        return self.folder / key[:2] / key[2:]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,308 @@
+"""The whole system in one object, for Python users and the command line."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from sqlalchemy import Engine
+
+from rag_owl import db, media
+from rag_owl import jobs as job_runner
+from rag_owl.ask import Parts, answer_question, check
+from rag_owl.blobs import FolderBlobs
+from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
+from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
+from rag_owl.indexer.merge import remove_orphans
+from rag_owl.indexer.pipeline import Ingest, Workshop
+from rag_owl.indexer.search import Embedders, HybridRetriever
+from rag_owl.model.registry import load_answerer
+from rag_owl.schema import prepare_schema, stored_schema
+from rag_owl.settings import Settings, read_settings
+from rag_owl.store import answers, collections, documents, items
+from rag_owl.store import jobs as job_rows
+from rag_owl.store.collections import CollectionInfo, Generation
+from rag_owl.store.jobs import Claim
+from rag_owl.types import Answer, Document, Item, Job, Question, Retrieved
+
+PictureInput: TypeAlias = str | os.PathLike[str] | bytes
+"""A picture of a question: a file's path, or its encoded bytes."""
+
+
+class RagOwl:
+    """A data folder, opened. Safe for many threads; use it in a `with`, or call `close()`.
+
+    owl = RagOwl.open("./owl-data")
+    job = owl.ingest("flags", ["./flags"])
+    answer = owl.ask("flags", "What is the capital of this country?", images=["flag.png"])
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        """Use `RagOwl.open`."""
+        self.settings = settings
+        self.folder = settings.data.expanduser().resolve()
+        self.blobs = FolderBlobs(self.folder / "blobs")
+        self.engine = engine
+        self.segments_folder = self.folder / "segments"
+        self._limits = media.Limits(
+            max_pixels=settings.max_pixels,
+            max_pages=settings.max_pages,
+            max_bytes=settings.max_bytes,
+        )
+        self._models = _Cache()
+        self._retriever = HybridRetriever(
+            engine, self.segments_folder, self.blobs, self._embedders_of, self._limits
+        )
+        self._runner = job_runner.Runner(engine, self.folder, self._work)
+
+    @classmethod
+    def open(cls, data: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+        """Open a data folder, making or migrating it as needed, and resume its unfinished jobs.
+
+        Raises `InvalidSettings`; `DataFolderError` when the folder cannot be used;
+        `DataFolderBusy` when it needs a migration and another process holds it.
+        """
+        chosen = read_settings(data=data, **settings)
+        folder = chosen.data.expanduser().resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "segments").mkdir(exist_ok=True)
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot use {folder} as data folder: {error.strerror or error}. "
+                "Choose another with --data or RAG_OWL_DATA."
+            ) from error
+        engine = db.connect(chosen.database)
+        if stored_schema(engine) != db.SCHEMA:
+            with job_runner.exclusively(folder, seconds=60):
+                prepare_schema(engine)
+        owl = cls(chosen, engine)
+        owl._runner.start()
+        return owl
+
+    def close(self) -> None:
+        """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
+        self._runner.stop()
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- knowledge ------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        collection: str,
+        paths: Sequence[str | os.PathLike[str]],
+        wait: bool = True,
+        on_progress: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Add files and folders to a collection, made where it does not exist.
+
+        Asked again while the same job is unfinished, this joins it. What cannot be read is in
+        `job.skipped`; the rest goes on. Raises `InvalidInput` for a bad name or no path at all,
+        `DataFolderError` when nothing can be written.
+        """
+        if isinstance(paths, str | bytes | os.PathLike) or not paths:
+            raise InvalidInput("give a list of at least one file or folder to ingest")
+        absolute = [os.path.abspath(os.fspath(path)) for path in paths]
+        with db.writing(self.engine) as session:
+            target = collections.get_or_create(session, collection)
+            job_id, _ = job_rows.create(session, target.key, "ingest", {"paths": absolute})
+        self._runner.wake()
+        if wait:
+            return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
+        return self.job(job_id)
+
+    def collections(self) -> list[CollectionInfo]:
+        with db.reading(self.engine) as session:
+            return collections.list_all(session)
+
+    def documents(self, collection: str) -> Iterator[Document]:
+        """All documents, oldest first, read page by page."""
+        last: str | None = None
+        while True:
+            with db.reading(self.engine) as session:
+                key = collections.get(session, collection).key
+                page = documents.list_page(session, key, after=last)
+            yield from page
+            if not page:
+                return
+            last = page[-1].id
+
+    def item(self, collection: str, item_id: str) -> Item:
+        """Any item, also of an older revision. Raises `NotFound`."""
+        with db.reading(self.engine) as session:
+            return items.get(session, collections.get(session, collection).key, item_id)
+
+    def delete_document(self, collection: str, document_id: str) -> None:
+        """From now on nothing of it is found. Raises `NotFound`."""
+        with db.writing(self.engine) as session:
+            key = collections.get(session, collection).key
+            documents.delete(session, key, document_id)
+            collections.touch(session, key)
+
+    # --- questions ------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        collection: str,
+        question: str,
+        images: Sequence[PictureInput] = (),
+        filters: Mapping[str, Any] | None = None,
+        k: int | None = None,
+        model: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answer from the collection alone, with the exact evidence.
+
+        images: files or bytes, shown to the model with the question. filters: DESIGN's metadata
+        filters, as in `{"field": "year", "op": ">=", "value": 1990}`. on_text: gets the answer's
+        text as it comes.
+        Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
+        """
+        asked = self._question(collection, question, images, filters, k)
+        parts = Parts(
+            self.engine,
+            self._retriever,
+            self._answerer(model or self.settings.model),
+            self.settings.context_characters,
+        )
+        return answer_question(asked, parts, on_text)
+
+    def search(
+        self,
+        collection: str,
+        query: str,
+        images: Sequence[PictureInput] = (),
+        filters: Mapping[str, Any] | None = None,
+        k: int | None = None,
+    ) -> list[Retrieved]:
+        """The k best items for words, pictures or both, best first. Raises as `ask` does."""
+        asked = self._question(collection, query, images, filters, k)
+        check(asked, needs_text=False)
+        return self._retriever.retrieve(asked)
+
+    def answer(self, answer_id: str) -> Answer:
+        """An answer as it was given. Raises `NotFound`."""
+        with db.reading(self.engine) as session:
+            return answers.get(session, answer_id)
+
+    def _question(
+        self,
+        collection: str,
+        text: str,
+        images: Sequence[PictureInput],
+        filters: Mapping[str, Any] | None,
+        k: int | None,
+    ) -> Question:
+        with db.reading(self.engine) as session:
+            collections.get(session, collection)  # before anything is stored of a stranger's input
+        if isinstance(images, str | bytes | os.PathLike):
+            raise InvalidQuestion("images is a list; give [picture], not a picture alone")
+        keys = tuple(self._keep_picture(image) for image in images)
+        return Question(collection, text, keys, filters, k if k is not None else self.settings.k)
+
+    def _keep_picture(self, image: PictureInput) -> str:
+        name = "a picture given as bytes"
+        try:
+            if isinstance(image, bytes):
+                data = image
+            else:
+                name = os.fspath(image)
+                data = Path(name).read_bytes()
+            media.decode_picture(data, self._limits)
+        except UnreadableMedia as error:
+            raise InvalidQuestion(f"{name}: {error}") from error
+        except OSError as error:
+            raise InvalidQuestion(
+                f"cannot read the picture {name}: {error.strerror or error}"
+            ) from error
+        return self.blobs.put(data)
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> Job:
+        with db.reading(self.engine) as session:
+            return job_rows.get(session, job_id)
+
+    def jobs(self) -> list[Job]:
+        """The newest first."""
+        with db.reading(self.engine) as session:
+            return job_rows.recent(session)
+
+    def cancel_job(self, job_id: str) -> None:
+        """It stops after the batch at hand; what it has added stays."""
+        with db.writing(self.engine) as session:
+            job_rows.request_cancel(session, job_id)
+
+    def wait_for_job(self, job_id: str, on_progress: Callable[[Job], None] | None = None) -> Job:
+        return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
+
+    def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
+        remove_orphans(self.engine, self.segments_folder)
+        workshop = Workshop(
+            self.engine,
+            self.segments_folder,
+            self.blobs,
+            self._limits,
+            self.settings.batch_size,
+            self._embedders_for,
+        )
+        return Ingest(workshop, claim, stopping).run()
+
+    # --- models ---------------------------------------------------------------------------------
+
+    def _embedders_of(self, generation: Generation) -> Embedders:
+        return self._embedders(generation.text_embedder, generation.picture_embedder)
+
+    def _embedders(self, text: str, picture: str) -> Embedders:
+        return Embedders(
+            self._models.get(f"text {text}", partial(load_text_embedder, text)),
+            self._models.get(f"picture {picture}", partial(load_picture_embedder, picture)),
+        )
+
+    def _embedders_for(self, generation: Generation | None) -> tuple[Embedders, Generation]:
+        if generation is not None:
+            return self._embedders_of(generation), generation
+        chosen = self._embedders(self.settings.text_embedder, self.settings.picture_embedder)
+        return chosen, Generation(
+            key=0,
+            splitter=0,
+            text_embedder=chosen.text.name,
+            text_dimension=chosen.text.dimension,
+            picture_embedder=chosen.picture.name,
+            picture_dimension=chosen.picture.dimension,
+            index_type=self.settings.index_type,
+        )
+
+    def _answerer(self, name: str) -> Any:
+        embedder = partial(self._models.get, "text sentences", load_text_embedder)
+        return self._models.get(f"answerer {name}", partial(load_answerer, name, embedder))
+
+
+class _Cache:
+    """Models by name, each loaded once, on first use."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+        self._lock = threading.RLock()  # loading an answerer may load an embedder
+
+    def get(self, name: str, load: Callable[[], Any]) -> Any:
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = load()
+            return self._loaded[name]

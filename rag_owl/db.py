@@ -1,0 +1,331 @@
+"""The tables, on SQLite and PostgreSQL, and how a connection is made.
+
+Numbers (`key`) join tables and name vectors; strings (`id`) are what users see. Keys are never
+reused, because immutable segment files refer to items by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from rag_owl.errors import DataFolderError
+
+SCHEMA = "0001"  # the newest migration; a test holds it equal to Alembic's head
+
+_Json = JSON().with_variant(JSONB(), "postgresql")
+_Key = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts up by itself there
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class CollectionRow(Base):
+    __tablename__ = "collections"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    # Grows with everything that changes what a search can find: how other processes notice.
+    version: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class DocumentRow(Base):
+    __tablename__ = "documents"
+    __table_args__ = (
+        UniqueConstraint("collection_key", "origin"),
+        {"sqlite_autoincrement": True},
+    )
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    collection_key: Mapped[int] = mapped_column(ForeignKey("collections.key", ondelete="CASCADE"))
+    # Where it came from: other bytes from the same origin are a new revision. A file's path, an
+    # upload's name; `name` is what people are shown.
+    origin: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class RevisionRow(Base):
+    __tablename__ = "revisions"
+    __table_args__ = (
+        UniqueConstraint("document_key", "number"),
+        # The identity: one current revision per content and collection.
+        Index(
+            "uq_revisions_content",
+            "collection_key",
+            "sha256",
+            unique=True,
+            sqlite_where=text("current"),
+            postgresql_where=text("current"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    document_key: Mapped[int] = mapped_column(ForeignKey("documents.key", ondelete="CASCADE"))
+    collection_key: Mapped[int] = mapped_column(ForeignKey("collections.key", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[str] = mapped_column(String(64))
+    title: Mapped[str] = mapped_column(Text)
+    media_type: Mapped[str] = mapped_column(String(100))
+    # "metadata" is taken by SQLAlchemy
+    properties: Mapped[dict[str, Any]] = mapped_column("metadata", _Json)
+    blob: Mapped[str | None] = mapped_column(String(64))
+    current: Mapped[bool] = mapped_column(Boolean)
+    complete: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class ItemRow(Base):
+    __tablename__ = "items"
+    __table_args__ = (
+        UniqueConstraint("revision_key", "splitter", "ordinal"),
+        {"sqlite_autoincrement": True},
+    )
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    revision_key: Mapped[int] = mapped_column(ForeignKey("revisions.key", ondelete="CASCADE"))
+    splitter: Mapped[int] = mapped_column(Integer)
+    ordinal: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str | None] = mapped_column(Text)
+    heading: Mapped[str] = mapped_column(Text)
+    location: Mapped[dict[str, Any]] = mapped_column(_Json)
+    text_boxes: Mapped[list[Any] | None] = mapped_column(_Json)
+    picture: Mapped[str | None] = mapped_column(String(64), index=True)
+    # Which indexes hold a vector of it. A picture shared by several items is embedded once.
+    in_text: Mapped[bool] = mapped_column(Boolean)
+    in_picture: Mapped[bool] = mapped_column(Boolean)
+
+
+class GenerationRow(Base):
+    __tablename__ = "generations"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    collection_key: Mapped[int] = mapped_column(
+        ForeignKey("collections.key", ondelete="CASCADE"), index=True
+    )
+    state: Mapped[str] = mapped_column(String(16))  # building, live, retired
+    splitter: Mapped[int] = mapped_column(Integer)
+    text_embedder: Mapped[str] = mapped_column(Text)
+    text_dimension: Mapped[int] = mapped_column(Integer)
+    picture_embedder: Mapped[str] = mapped_column(Text)
+    picture_dimension: Mapped[int] = mapped_column(Integer)
+    vector_engine: Mapped[str] = mapped_column(String(16))
+    index_type: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class SegmentRow(Base):
+    __tablename__ = "segments"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # also its folder's name
+    generation_key: Mapped[int] = mapped_column(
+        ForeignKey("generations.key", ondelete="CASCADE"), index=True
+    )
+    channel: Mapped[str] = mapped_column(String(16))
+    index_type: Mapped[str] = mapped_column(String(16))
+    count: Mapped[int] = mapped_column(Integer)
+    active: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[float] = mapped_column(Float)
+    retired_at: Mapped[float | None] = mapped_column(Float)
+
+
+class TombstoneRow(Base):
+    """A vector that is still in a segment's file and must not be found any more."""
+
+    __tablename__ = "tombstones"
+
+    generation_key: Mapped[int] = mapped_column(
+        ForeignKey("generations.key", ondelete="CASCADE"), primary_key=True
+    )
+    channel: Mapped[str] = mapped_column(String(16), primary_key=True)
+    item_key: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # its row may be gone
+
+
+class JobRow(Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    collection_key: Mapped[int] = mapped_column(
+        ForeignKey("collections.key", ondelete="CASCADE"), index=True
+    )
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    parameters: Mapped[dict[str, Any]] = mapped_column(_Json)
+    # Who works on it: a batch is committed only by the holder of the newest number.
+    fence: Mapped[int] = mapped_column(Integer, default=0)
+    worker: Mapped[str | None] = mapped_column(Text)
+    heartbeat_at: Mapped[float | None] = mapped_column(Float)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    scanned: Mapped[bool] = mapped_column(Boolean, default=False)
+    found: Mapped[int] = mapped_column(Integer, default=0)
+    added: Mapped[int] = mapped_column(Integer, default=0)
+    updated: Mapped[int] = mapped_column(Integer, default=0)
+    unchanged: Mapped[int] = mapped_column(Integer, default=0)
+    skipped: Mapped[int] = mapped_column(Integer, default=0)
+    items: Mapped[int] = mapped_column(Integer, default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float] = mapped_column(Float)
+    finished_at: Mapped[float | None] = mapped_column(Float)
+
+
+class JobInputRow(Base):
+    """One file that a job is to read, and how far it has come."""
+
+    __tablename__ = "job_inputs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    companion: Mapped[str | None] = mapped_column(Text)
+    done: Mapped[bool] = mapped_column(Boolean, default=False)
+    next_row: Mapped[int] = mapped_column(Integer, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class SkippedRow(Base):
+    __tablename__ = "skipped"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    key: Mapped[int] = mapped_column(_Key, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class AnswerRow(Base):
+    __tablename__ = "answers"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    collection_key: Mapped[int] = mapped_column(
+        ForeignKey("collections.key", ondelete="CASCADE"), index=True
+    )
+    generation_key: Mapped[int] = mapped_column(BigInteger)  # it may be dropped; the answer stays
+    question: Mapped[str] = mapped_column(Text)
+    request: Mapped[dict[str, Any]] = mapped_column(_Json)  # pictures, filters, k: to ask it again
+    sources: Mapped[list[Any]] = mapped_column(_Json)  # item ids shown to the model, in order
+    text: Mapped[str] = mapped_column(Text)
+    short: Mapped[str | None] = mapped_column(Text)
+    abstained: Mapped[bool] = mapped_column(Boolean)
+    answerable: Mapped[float | None] = mapped_column(Float)
+    model: Mapped[str] = mapped_column(Text)
+    dangling_markers: Mapped[list[Any]] = mapped_column(_Json)
+    left_out: Mapped[list[Any]] = mapped_column(_Json)
+    created_at: Mapped[float] = mapped_column(Float)
+
+
+class CitationRow(Base):
+    """A copy of the evidence as it was shown: it does not change when the document does."""
+
+    __tablename__ = "citations"
+
+    answer_id: Mapped[str] = mapped_column(
+        ForeignKey("answers.id", ondelete="CASCADE"), primary_key=True
+    )
+    ordinal: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[str] = mapped_column(String(64), index=True)
+    document_id: Mapped[str] = mapped_column(String(32), index=True)
+    citation: Mapped[dict[str, Any]] = mapped_column(_Json)
+
+
+def connect(url: str) -> Engine:
+    """An engine for a database URL. Nothing is opened yet."""
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves, see below
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # what was acknowledged survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA busy_timeout=60000")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A transaction that will write takes the lock at once: one that reads first and writes later
+    # would fail with "database is locked" instead of waiting its turn.
+    kind = "IMMEDIATE" if connection.get_execution_options().get("writes") else "DEFERRED"
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """One consistent view of the database."""
+    with Session(engine) as session, _storage_errors(engine):
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back by any exception."""
+    session_engine = engine.execution_options(writes=True)
+    with _storage_errors(engine), Session(session_engine) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def _storage_errors(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig)
+        remedies = {
+            "disk is full": "make space",
+            "disk I/O error": "make space or check the disk",
+            "readonly database": "check the folder's permissions",
+            "unable to open": "check that the folder exists and is writable",
+            "database is locked": "another process holds it; try again",
+            "malformed": "restore a backup",
+            "not a database": "restore a backup",
+        }
+        for mark, remedy in remedies.items():
+            if mark in reason:
+                where = engine.url.render_as_string(hide_password=True)
+                raise DataFolderError(f"{where}: {reason}; {remedy}.") from error
+        if error.connection_invalidated or "connection" in reason.lower():
+            where = engine.url.render_as_string(hide_password=True)
+            raise DataFolderError(f"cannot reach {where}: {reason.splitlines()[0]}") from error
+        raise

@@ -1,0 +1,107 @@
+"""From a model's draft to an answer whose citations were checked.
+
+What is checked here needs no model: that a marker points to a source, and that the place an
+answerer points to exists and says what is quoted. A marker that points to nothing is reported and
+is never shown as support; an answer without any support is an abstention.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from dataclasses import replace
+
+from rag_owl.types import (
+    Answer,
+    Attribution,
+    Citation,
+    Context,
+    Draft,
+    ImageLocation,
+    Item,
+    Location,
+    PageLocation,
+    Support,
+    TextLocation,
+)
+
+MARKER = re.compile(r"\[(\d{1,4})\]")
+
+
+def verify(draft: Draft, context: Context, generation: int) -> Answer:
+    """The draft as an `Answer`, with a `Citation` per attribution that holds."""
+    sources = len(context.sources)
+    dangling = sorted(
+        {int(m) for m in MARKER.findall(draft.text) if not 1 <= int(m) <= sources}
+    ) if not draft.abstained else []  # fmt: skip
+    citations = tuple(
+        _cite(attribution, draft, context)
+        for attribution in draft.attributions
+        if 0 <= attribution.source < sources
+    )
+    return Answer(
+        id=uuid.uuid4().hex,
+        collection=context.question.collection,
+        question=context.question.text,
+        text=draft.text,
+        abstained=draft.abstained or not citations,
+        citations=() if draft.abstained else citations,
+        model=draft.model,
+        generation=generation,
+        short=None if draft.abstained else draft.short,
+        answerable=draft.answerable,
+        dangling_markers=tuple(dangling),
+        left_out=context.left_out,
+        pictures=context.question.pictures,
+        created_at=time.time(),
+    )
+
+
+def _cite(attribution: Attribution, draft: Draft, context: Context) -> Citation:
+    item = context.sources[attribution.source].item
+    start, end = attribution.item_start, attribution.item_end
+    quote = None
+    if start is not None and end is not None and item.text and 0 <= start < end <= len(item.text):
+        quote = item.text[start:end]
+    else:
+        start = end = None
+    statement = MARKER.sub("", draft.text[attribution.start : attribution.end]).strip()
+    # The one check that is certain without a model: the statement stands in the item word for word.
+    verbatim = quote is not None and bool(statement) and _plain(statement) in _plain(quote)
+    return Citation(
+        start=attribution.start,
+        end=attribution.end,
+        marker=attribution.source + 1,
+        item_id=item.id,
+        document_id=item.document_id,
+        document_name=item.document_name,
+        revision=item.revision,
+        title=item.title,
+        location=_locate(item, start, end, attribution),
+        quote=quote,
+        support=Support(
+            verdict="supported" if verbatim else "unchecked", attention=attribution.attention
+        ),
+        picture=item.picture,
+    )
+
+
+def _locate(item: Item, start: int | None, end: int | None, attribution: Attribution) -> Location:
+    """Where in the document: the pointed span inside the item, or the whole item."""
+    place = item.location
+    if isinstance(place, ImageLocation):
+        return replace(place, box=attribution.box) if attribution.box else place
+    if start is None or end is None:
+        return place
+    if isinstance(place, TextLocation):
+        return TextLocation(place.start + start, place.start + end)
+    if isinstance(place, PageLocation) and place.start is not None:
+        first, last = place.start + start, place.start + end
+        boxes = tuple(b.box for b in item.text_boxes if b.start < last and b.end > first)
+        return PageLocation(place.page, boxes or place.boxes, first, last)
+    return place
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

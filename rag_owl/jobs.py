@@ -1,0 +1,157 @@
+"""Durable jobs: rows are the truth; here is the runner that works them inside this process.
+
+Any process that has the folder open may work its jobs. The one that does holds a lock on the
+folder, only while there is work; the others look again every second. A process that dies lets go
+of the lock (the kernel sees to it), and whoever looks next goes on from the last committed batch.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine
+
+from rag_owl import db
+from rag_owl.errors import Conflict, DataFolderBusy, RagOwlError
+from rag_owl.store import jobs
+from rag_owl.store.jobs import Claim
+from rag_owl.types import Job
+
+log = structlog.get_logger(__name__)
+
+Work = Callable[[Claim, Callable[[], bool]], bool]
+"""Works a claimed job until it is done (True), or was asked to stop by the callback (False)."""
+
+_LOOK_EVERY = 0.5  # seconds
+_AFTER_TROUBLE = 5.0  # seconds until a storage that failed is tried again
+
+
+def folder_lock(folder: Path) -> FileLock:
+    """The lock of whoever changes the folder's segments or schema. Not inherited by children."""
+    return FileLock(folder / "work.lock", thread_local=False)
+
+
+class Runner:
+    """One background thread that works this folder's jobs whenever nobody else does."""
+
+    def __init__(self, engine: Engine, folder: Path, work: Work) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._work = work
+        self._name = f"{platform.node()}:{os.getpid()}"
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.trouble: RagOwlError | None = None
+        """Why the last attempt could not even be written down (a full disk); None: all is well."""
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="rag-owl-jobs", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop at the next batch. An unfinished job stays, and is resumed by whoever opens next."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _loop(self) -> None:
+        pause = _LOOK_EVERY
+        while not self._stop.is_set():
+            try:
+                self._work_all()
+                self.trouble, pause = None, _LOOK_EVERY
+            except RagOwlError as error:
+                self.trouble, pause = error, _AFTER_TROUBLE
+                log.error("jobs cannot be worked", reason=str(error))
+            except Exception:
+                pause = _AFTER_TROUBLE
+                log.exception("the job runner failed; it tries again")
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _work_all(self) -> None:
+        with db.reading(self._engine) as session:
+            if not jobs.has_unfinished(session):
+                return
+        lock = folder_lock(self._folder)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return  # another process is at it
+        try:
+            while not self._stop.is_set() and self._work_one():
+                pass
+        finally:
+            lock.release()
+
+    def _work_one(self) -> bool:
+        """The oldest unfinished job; False where there is none or it did not come to its end."""
+        with db.writing(self._engine) as session:
+            claim = jobs.claim_next(session, self._name)
+        if claim is None:
+            return False
+        state, error = "done", None
+        try:
+            if not self._work(claim, self._stop.is_set):
+                if self._stop.is_set():
+                    return False
+                state = "cancelled"
+        except Conflict as conflict:
+            log.warning("job left to another worker", job=claim.job_id, reason=str(conflict))
+            return True
+        except RagOwlError as failure:
+            state, error = "failed", str(failure)
+        except Exception as failure:
+            log.exception("job failed", job=claim.job_id)
+            state, error = "failed", f"{type(failure).__name__}: {failure}"
+        with db.writing(self._engine) as session:
+            jobs.finish(session, claim, state, error)
+        return True
+
+
+def wait_for(
+    engine: Engine,
+    runner: Runner,
+    job_id: str,
+    on_progress: Callable[[Job], None] | None = None,
+    every: float = 0.1,
+) -> Job:
+    """Block until the job is finished, whichever process works it.
+
+    on_progress: called with the job's state again and again, the last time when it is finished.
+    Raises the runner's trouble when the job's end cannot be written down (a full disk).
+    """
+    while True:
+        with db.reading(engine) as session:
+            job = jobs.get(session, job_id)
+        if on_progress:
+            on_progress(job)
+        if job.finished:
+            return job
+        if runner.trouble is not None:
+            raise runner.trouble
+        time.sleep(every)
+
+
+def exclusively(folder: Path, seconds: float) -> FileLock:
+    """The folder's lock, for a change that no job may see half done. Raises `DataFolderBusy`."""
+    lock = folder_lock(folder)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise DataFolderBusy(
+            f"{folder} is in use by another process; wait until its jobs are done, then try again"
+        ) from None
+    return lock

@@ -1,0 +1,76 @@
+"""Every setting, read once at the entry from arguments and `RAG_OWL_…` environment variables.
+
+An unknown or unparsable setting stops the start (`InvalidSettings`), so that a misspelt name never
+silently means the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rag_owl.errors import InvalidSettings
+
+PREFIX = "RAG_OWL_"
+# Read by the test suite, not by the product.
+_TEST_NAMES = {"RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER", "RAG_OWL_TEST_POSTGRES"}
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    data: Path = Field(Path("owl-data"), description="The data folder.")
+    database_url: str | None = Field(
+        None,
+        description="An SQLAlchemy URL (`postgresql+psycopg://…`). Default: SQLite in the folder.",
+    )
+    text_embedder: str = Field(
+        "all-MiniLM-L6-v2",
+        description="Text embedder of new collections: any sentence-transformers name.",
+    )
+    picture_embedder: str = Field("descriptor", description="Picture embedder of new collections.")
+    index_type: Literal["auto", "flat", "hnsw", "ivf"] = Field(
+        "auto", description="Vector index of new collections; `auto` chooses by size."
+    )
+    model: str = Field("sentences", description="The answering model.")
+    k: int = Field(5, ge=1, le=400, description="Items retrieved for a question.")
+    context_characters: int = Field(
+        24_000, ge=500, description="Budget of text shown to the answering model."
+    )
+    batch_size: int = Field(32, ge=1, le=4096, description="Texts embedded at once.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Largest picture that is decoded.")
+    max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
+    max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
+
+    @property
+    def database(self) -> str:
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{self.data.expanduser().resolve() / 'rag_owl.db'}"
+
+
+def read_settings(**given: Any) -> Settings:
+    """Arguments (those that are not None) over the environment over the defaults.
+
+    Raises `InvalidSettings` with the name, the reason and, for an unknown name, the nearest one.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | _TEST_NAMES:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InvalidSettings(f"unknown setting {name}{hint} Unset it or correct its name.")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        shown = name if name in given else PREFIX + name.upper()
+        raise InvalidSettings(
+            f"setting {shown}: {first['msg']} (given: {first.get('input')!r})"
+        ) from None

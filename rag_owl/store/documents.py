@@ -1,0 +1,287 @@
+"""Documents and their revisions: identity, what is current, deletion."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import delete as sql_delete
+from sqlalchemy.orm import Session
+
+from rag_owl.db import CollectionRow, DocumentRow, ItemRow, RevisionRow
+from rag_owl.errors import NotFound
+from rag_owl.store import segments, words
+from rag_owl.types import Document
+
+Outcome = Literal["added", "updated", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """What a loader found, before anything is stored of it."""
+
+    origin: str  # other bytes from here are a new revision of what came from here before
+    name: str
+    title: str
+    sha256: str
+    media_type: str
+    metadata: Mapping[str, Any]
+    blob: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRevision:
+    """A revision that items are being added to."""
+
+    key: int
+    document_id: str
+    number: int
+    next_ordinal: int
+    current: bool
+    outcome: Outcome
+
+
+def stored_items(session: Session, collection_key: int, sha256: str, splitter: int) -> int | None:
+    """How many items of these bytes are stored already; None: all of them."""
+    started = session.execute(
+        select(RevisionRow.key, RevisionRow.complete).where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.sha256 == sha256,
+            or_(RevisionRow.current, ~RevisionRow.complete),
+        )
+    ).one_or_none()
+    if started is None:
+        return 0
+    return None if started.complete else _count_items(session, started.key, splitter)
+
+
+def _count_items(session: Session, revision_key: int, splitter: int) -> int:
+    return session.scalar(
+        select(func.count()).where(
+            ItemRow.revision_key == revision_key, ItemRow.splitter == splitter
+        )
+    ) or 0  # fmt: skip
+
+
+def abandon(session: Session, collection_key: int, sha256: str) -> None:
+    """Take back a revision that was begun and cannot be completed."""
+    row = session.scalar(
+        select(RevisionRow).where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.sha256 == sha256,
+            ~RevisionRow.complete,
+        )
+    )
+    if row is None:
+        return
+    _retire(session, row)
+    document_key = row.document_key
+    session.delete(row)
+    session.flush()
+    others = select(RevisionRow.key).where(RevisionRow.document_key == document_key)
+    if session.scalar(others.limit(1)) is None:
+        session.execute(sql_delete(DocumentRow).where(DocumentRow.key == document_key))
+
+
+def refresh(session: Session, collection_key: int, document: NewDocument) -> bool:
+    """The same bytes again change nothing but name, title and metadata. False: not known."""
+    row = session.scalar(
+        select(RevisionRow).where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.sha256 == document.sha256,
+            RevisionRow.current,
+            RevisionRow.complete,
+        )
+    )
+    if row is None:
+        return False
+    row.title, row.properties = document.title, dict(document.metadata)
+    owner = session.get_one(DocumentRow, row.document_key)
+    if owner.origin != document.origin:
+        _free_origin(session, collection_key, document.origin)
+    owner.origin, owner.name = document.origin, document.name
+    return True
+
+
+def _free_origin(session: Session, collection_key: int, origin: str) -> None:
+    """What came from `origin` before is no longer there: it is kept, but not searched."""
+    row = session.scalar(
+        select(DocumentRow).where(
+            DocumentRow.collection_key == collection_key, DocumentRow.origin == origin
+        )
+    )
+    if row is None:
+        return
+    for revision in session.scalars(
+        select(RevisionRow).where(RevisionRow.document_key == row.key, RevisionRow.current)
+    ):
+        _retire(session, revision)
+    row.origin = f"{origin} (until {uuid.uuid4().hex})"
+    session.flush()
+
+
+def _retire(session: Session, revision: RevisionRow) -> None:
+    segments.bury(session, revision.collection_key, revision.key)
+    words.remove(session, revision.key)
+    revision.current = False
+    session.flush()
+
+
+def open_revision(
+    session: Session, collection_key: int, document: NewDocument, splitter: int
+) -> OpenRevision:
+    """Start, or go on with, the revision that holds these bytes.
+
+    The first revision of a document is searched while it grows; a later one takes its
+    predecessor's place when it is complete.
+    """
+    started = session.scalar(
+        select(RevisionRow).where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.sha256 == document.sha256,
+            or_(RevisionRow.current, ~RevisionRow.complete),
+        )
+    )
+    if started is not None:
+        owner = session.get_one(DocumentRow, started.document_key)
+        outcome: Outcome = "added" if started.number == 1 else "updated"
+        stored = _count_items(session, started.key, splitter)
+        return OpenRevision(started.key, owner.id, started.number, stored, started.current, outcome)
+    now = time.time()
+    owner_row = session.scalar(
+        select(DocumentRow).where(
+            DocumentRow.collection_key == collection_key,
+            DocumentRow.origin == document.origin,
+        )
+    )
+    if owner_row is None:
+        owner_row = DocumentRow(
+            id=uuid.uuid4().hex,
+            collection_key=collection_key,
+            origin=document.origin,
+            name=document.name,
+            created_at=now,
+        )
+        session.add(owner_row)
+        session.flush()
+    owner_row.name = document.name
+    newest = session.scalar(
+        select(func.max(RevisionRow.number)).where(RevisionRow.document_key == owner_row.key)
+    )
+    has_current = session.scalar(
+        select(RevisionRow.key).where(
+            RevisionRow.document_key == owner_row.key, RevisionRow.current
+        )
+    )
+    row = RevisionRow(
+        document_key=owner_row.key,
+        collection_key=collection_key,
+        number=(newest or 0) + 1,
+        sha256=document.sha256,
+        title=document.title,
+        media_type=document.media_type,
+        properties=dict(document.metadata),
+        blob=document.blob,
+        current=has_current is None,
+        complete=False,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return OpenRevision(
+        row.key, owner_row.id, row.number, 0, row.current, "added" if not newest else "updated"
+    )
+
+
+def complete_revision(session: Session, revision_key: int) -> None:
+    """All its items are there: from now on it alone is searched of its document."""
+    row = session.get_one(RevisionRow, revision_key)
+    row.complete = True
+    if row.current:
+        return
+    predecessor = session.scalar(
+        select(RevisionRow).where(RevisionRow.document_key == row.document_key, RevisionRow.current)
+    )
+    if predecessor is not None:
+        _retire(session, predecessor)
+    row.current = True
+    segments.raise_up(session, row.key)
+    words.add_revision(session, row.collection_key, row.key)
+
+
+def _documents() -> Select[Any]:
+    items = (
+        select(func.count())
+        .where(ItemRow.revision_key == RevisionRow.key)
+        .correlate(RevisionRow)
+        .scalar_subquery()
+    )
+    return (
+        select(DocumentRow, RevisionRow, CollectionRow.name, items)
+        .join(RevisionRow, RevisionRow.document_key == DocumentRow.key)
+        .join(CollectionRow, CollectionRow.key == DocumentRow.collection_key)
+        .where(RevisionRow.current)
+    )
+
+
+def _document(row: Any) -> Document:
+    document, revision, collection, items = row
+    return Document(
+        id=document.id,
+        collection=collection,
+        name=document.name,
+        title=revision.title,
+        revision=revision.number,
+        sha256=revision.sha256,
+        media_type=revision.media_type,
+        metadata=revision.properties,
+        items=items,
+    )
+
+
+def get(session: Session, collection_key: int, document_id: str) -> Document:
+    row = session.execute(
+        _documents().where(
+            DocumentRow.collection_key == collection_key, DocumentRow.id == document_id
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"no document {document_id!r} in this collection")
+    return _document(row)
+
+
+def list_page(
+    session: Session, collection_key: int, after: str | None = None, limit: int = 100
+) -> list[Document]:
+    """Oldest first; `after`: the id of the last document of the page before."""
+    query = _documents().where(DocumentRow.collection_key == collection_key)
+    if after is not None:
+        start = session.scalar(select(DocumentRow.key).where(DocumentRow.id == after))
+        query = query.where(DocumentRow.key > (start or 0))
+    rows = session.execute(query.order_by(DocumentRow.key).limit(limit))
+    return [_document(row) for row in rows]
+
+
+def set_blob(session: Session, revision_key: int, blob: str) -> None:
+    session.execute(update(RevisionRow).where(RevisionRow.key == revision_key).values(blob=blob))
+
+
+def delete(session: Session, collection_key: int, document_id: str) -> None:
+    """The document with all revisions and items; its vectors are dead at once."""
+    row = session.scalar(
+        select(DocumentRow).where(
+            DocumentRow.collection_key == collection_key, DocumentRow.id == document_id
+        )
+    )
+    if row is None:
+        raise NotFound(f"no document {document_id!r} in this collection")
+    for revision in session.scalars(
+        select(RevisionRow).where(RevisionRow.document_key == row.key)
+    ).all():
+        if revision.current or not revision.complete:
+            _retire(session, revision)
+    session.execute(sql_delete(DocumentRow).where(DocumentRow.key == row.key))

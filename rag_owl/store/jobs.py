@@ -1,0 +1,241 @@
+"""The rows that are the truth about jobs: state, counters, checkpoint, fence."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
+from rag_owl.errors import Conflict, NotFound
+from rag_owl.types import Job, Skipped
+
+SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a job, until somebody claims it with a higher fence."""
+
+    job_id: str
+    fence: int
+    kind: str
+    collection: str
+    collection_key: int
+    parameters: Mapping[str, Any]
+    scanned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    position: int
+    name: str
+    path: str
+    companion: str | None
+    next_row: int = 0
+    attempts: int = 0
+
+
+def create(
+    session: Session, collection_key: int, kind: str, parameters: Mapping[str, Any]
+) -> tuple[str, bool]:
+    """(job id, whether it is new): asked again while the same job is unfinished, one joins it."""
+    for row in session.scalars(
+        select(JobRow).where(
+            JobRow.collection_key == collection_key,
+            JobRow.kind == kind,
+            JobRow.state.in_(("queued", "running")),
+        )
+    ):
+        if row.parameters == dict(parameters) and not row.cancel_requested:
+            return row.id, False
+    row = JobRow(
+        id=uuid.uuid4().hex,
+        kind=kind,
+        collection_key=collection_key,
+        state="queued",
+        parameters=dict(parameters),
+        created_at=time.time(),
+    )
+    session.add(row)
+    session.flush()
+    return row.id, True
+
+
+def has_unfinished(session: Session) -> bool:
+    return (
+        session.scalar(select(JobRow.id).where(JobRow.state.in_(("queued", "running"))).limit(1))
+        is not None
+    )
+
+
+def claim_next(session: Session, worker: str) -> Claim | None:
+    """Take the oldest unfinished job. The caller holds the lock that makes it the only worker."""
+    row = session.scalar(
+        select(JobRow)
+        .where(JobRow.state.in_(("queued", "running")))
+        .order_by(JobRow.created_at, JobRow.id)
+        .limit(1)
+    )
+    if row is None:
+        return None
+    row.state, row.worker, row.heartbeat_at = "running", worker, time.time()
+    row.fence += 1
+    collection = session.get_one(CollectionRow, row.collection_key)
+    return Claim(
+        row.id,
+        row.fence,
+        row.kind,
+        collection.name,
+        row.collection_key,
+        row.parameters,
+        row.scanned,
+    )
+
+
+def advance(session: Session, claim: Claim, **counters: int) -> bool:
+    """Add to the counters and beat the heart; returns whether the job was asked to stop.
+
+    Raises `Conflict` when somebody else has claimed the job since: nothing may be committed then.
+    """
+    changes: dict[str, Any] = {
+        name: getattr(JobRow, name) + number for name, number in counters.items() if number
+    }
+    _update(session, claim, heartbeat_at=time.time(), **changes)
+    return bool(session.scalar(select(JobRow.cancel_requested).where(JobRow.id == claim.job_id)))
+
+
+def _update(session: Session, claim: Claim, **values: Any) -> None:
+    found = session.execute(
+        update(JobRow)
+        .where(JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.state == "running")
+        .values(**values)
+    )
+    if found.rowcount != 1:  # type: ignore[attr-defined]
+        raise Conflict(f"job {claim.job_id} was taken over by another worker")
+
+
+def finish(session: Session, claim: Claim, state: str, error: str | None = None) -> None:
+    _update(session, claim, state=state, error=error, finished_at=time.time())
+
+
+def mark_scanned(session: Session, claim: Claim) -> None:
+    _update(session, claim, scanned=True)
+
+
+def request_cancel(session: Session, job_id: str) -> None:
+    get(session, job_id)
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(cancel_requested=True))
+
+
+def restart_scan(session: Session, claim: Claim) -> None:
+    """A scan that was interrupted begins again: nothing of it has been worked on yet."""
+    session.execute(delete(JobInputRow).where(JobInputRow.job_id == claim.job_id))
+    session.execute(delete(SkippedRow).where(SkippedRow.job_id == claim.job_id))
+    _update(session, claim, found=0, skipped=0)
+
+
+def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> None:
+    if inputs:
+        session.execute(
+            insert(JobInputRow),
+            [
+                {
+                    "job_id": claim.job_id,
+                    "position": i.position,
+                    "name": i.name,
+                    "path": i.path,
+                    "companion": i.companion,
+                    "done": False,
+                    "next_row": 0,
+                    "attempts": 0,
+                }
+                for i in inputs
+            ],
+        )
+
+
+def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[JobInput]:
+    rows = session.scalars(
+        select(JobInputRow)
+        .where(JobInputRow.job_id == claim.job_id, ~JobInputRow.done)
+        .order_by(JobInputRow.position)
+        .limit(limit)
+    )
+    return [JobInput(r.position, r.name, r.path, r.companion, r.next_row, r.attempts) for r in rows]
+
+
+def input_done(session: Session, claim: Claim, positions: Sequence[int]) -> None:
+    if positions:
+        session.execute(
+            update(JobInputRow)
+            .where(JobInputRow.job_id == claim.job_id, JobInputRow.position.in_(positions))
+            .values(done=True)
+        )
+
+
+def input_at_row(session: Session, claim: Claim, position: int, next_row: int) -> None:
+    """Rows before `next_row` of this file are stored."""
+    session.execute(
+        update(JobInputRow)
+        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
+        .values(next_row=next_row)
+    )
+
+
+def add_skipped(session: Session, claim: Claim, skipped: Sequence[Skipped]) -> None:
+    if skipped:
+        session.execute(
+            insert(SkippedRow),
+            [{"job_id": claim.job_id, "name": s.name, "reason": s.reason} for s in skipped],
+        )
+
+
+def get(session: Session, job_id: str) -> Job:
+    found = list(_jobs(session, JobRow.id == job_id))
+    if not found:
+        raise NotFound(f"no job {job_id!r}")
+    return found[0]
+
+
+def recent(session: Session, limit: int = 50) -> list[Job]:
+    """Newest first."""
+    return list(_jobs(session, JobRow.id.is_not(None), limit))
+
+
+def _jobs(session: Session, condition: ColumnElement[bool], limit: int = 1) -> Iterator[Job]:
+    rows = session.execute(
+        select(JobRow, CollectionRow.name)
+        .join(CollectionRow, CollectionRow.key == JobRow.collection_key)
+        .where(condition)
+        .order_by(JobRow.created_at.desc())
+        .limit(limit)
+    ).all()
+    for row, collection in rows:
+        skipped = session.execute(
+            select(SkippedRow.name, SkippedRow.reason)
+            .where(SkippedRow.job_id == row.id)
+            .order_by(SkippedRow.key)
+            .limit(SKIPPED_SHOWN)
+        ).tuples()
+        yield Job(
+            id=row.id,
+            kind=row.kind,
+            collection=collection,
+            state=row.state,  # type: ignore[arg-type]
+            found=row.found,
+            added=row.added,
+            updated=row.updated,
+            unchanged=row.unchanged,
+            skipped=tuple(Skipped(name, reason) for name, reason in skipped),
+            skipped_count=row.skipped,
+            items=row.items,
+            error=row.error,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+        )

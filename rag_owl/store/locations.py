@@ -1,0 +1,44 @@
+"""Locations and text boxes to JSON columns and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rag_owl.types import (
+    ImageLocation,
+    Location,
+    PageLocation,
+    TextBox,
+    TextLocation,
+    VideoLocation,
+)
+
+_TYPES: dict[str, type[TextLocation | PageLocation | ImageLocation | VideoLocation]] = {
+    "text": TextLocation,
+    "page": PageLocation,
+    "image_region": ImageLocation,
+    "video": VideoLocation,
+}
+
+
+def dump(location: Location) -> dict[str, Any]:
+    return asdict(location)
+
+
+def load(stored: dict[str, Any]) -> Location:
+    values = dict(stored)
+    if values.get("boxes") is not None:
+        values["boxes"] = tuple(tuple(box) for box in values["boxes"])
+    if values.get("box") is not None:
+        values["box"] = tuple(values["box"])
+    return _TYPES[values["type"]](**values)
+
+
+def dump_boxes(boxes: tuple[TextBox, ...]) -> list[Any] | None:
+    # Four decimals: a twentieth of a millimetre on a page, and half the bytes.
+    return [[b.start, b.end, *(round(edge, 4) for edge in b.box)] for b in boxes] or None
+
+
+def load_boxes(stored: list[Any] | None) -> tuple[TextBox, ...]:
+    return tuple(TextBox(b[0], b[1], (b[2], b[3], b[4], b[5])) for b in stored or ())

@@ -1,0 +1,118 @@
+"""Which segment files are searched, and which of their vectors are dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, literal, select, update
+from sqlalchemy.orm import Session
+
+from rag_owl.db import GenerationRow, ItemRow, SegmentRow, TombstoneRow
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    id: str  # also its folder's name
+    channel: str
+    index_type: str
+    count: int
+
+
+def active(session: Session, generation_key: int) -> list[SegmentInfo]:
+    rows = session.execute(
+        select(SegmentRow.id, SegmentRow.channel, SegmentRow.index_type, SegmentRow.count)
+        .where(SegmentRow.generation_key == generation_key, SegmentRow.active)
+        .order_by(SegmentRow.created_at, SegmentRow.id)
+    )
+    return [SegmentInfo(*row) for row in rows.tuples()]
+
+
+def activate(session: Session, generation_key: int, segment: SegmentInfo) -> None:
+    session.add(
+        SegmentRow(
+            id=segment.id,
+            generation_key=generation_key,
+            channel=segment.channel,
+            index_type=segment.index_type,
+            count=segment.count,
+            active=True,
+            created_at=time.time(),
+        )
+    )
+
+
+def replace(
+    session: Session,
+    generation_key: int,
+    old: Sequence[SegmentInfo],
+    new: SegmentInfo | None,
+    dropped: Sequence[int],
+) -> None:
+    """Put a merged segment in the place of `old`; `dropped`: the dead it left out."""
+    session.execute(
+        update(SegmentRow)
+        .where(SegmentRow.id.in_([segment.id for segment in old]))
+        .values(active=False, retired_at=time.time())
+    )
+    if new is not None:
+        activate(session, generation_key, new)
+    for at in range(0, len(dropped), 10_000):
+        session.execute(
+            delete(TombstoneRow).where(
+                TombstoneRow.generation_key == generation_key,
+                TombstoneRow.channel == old[0].channel,
+                TombstoneRow.item_key.in_(dropped[at : at + 10_000]),
+            )
+        )
+
+
+def retired(session: Session, before: float) -> list[str]:
+    """Ids of segments whose files no reader needs any more."""
+    return list(
+        session.scalars(
+            select(SegmentRow.id).where(~SegmentRow.active, SegmentRow.retired_at < before)
+        )
+    )
+
+
+def known(session: Session) -> set[str]:
+    return set(session.scalars(select(SegmentRow.id)))
+
+
+def forget(session: Session, ids: Sequence[str]) -> None:
+    session.execute(delete(SegmentRow).where(SegmentRow.id.in_(ids)))
+
+
+def tombstones(session: Session, generation_key: int, channel: str) -> list[int]:
+    """Sorted item keys."""
+    return list(
+        session.scalars(
+            select(TombstoneRow.item_key)
+            .where(TombstoneRow.generation_key == generation_key, TombstoneRow.channel == channel)
+            .order_by(TombstoneRow.item_key)
+        )
+    )
+
+
+def bury(session: Session, collection_key: int, revision_key: int) -> None:
+    """No vector of the revision's items may be found, in any generation of the collection."""
+    raise_up(session, revision_key)
+    for channel, flag in (("text", ItemRow.in_text), ("picture", ItemRow.in_picture)):
+        dead = select(GenerationRow.key, literal(channel), ItemRow.key).where(
+            GenerationRow.collection_key == collection_key,
+            GenerationRow.state != "retired",
+            ItemRow.revision_key == revision_key,
+            ItemRow.splitter == GenerationRow.splitter,
+            flag,
+        )
+        session.execute(
+            insert(TombstoneRow).from_select(["generation_key", "channel", "item_key"], dead)
+        )
+
+
+def raise_up(session: Session, revision_key: int) -> None:
+    """Undo `bury`."""
+    items = select(ItemRow.key).where(ItemRow.revision_key == revision_key)
+    session.execute(delete(TombstoneRow).where(TombstoneRow.item_key.in_(items)))

@@ -1,0 +1,225 @@
+"""The words channel: SQLite's FTS5, or `tsvector` with BM25-like ranks on PostgreSQL.
+
+Terms come from `rag_owl.terms`; they hold letters, marks and digits only, so they need no escaping
+in either query language. Only items of current revisions are in the index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.orm import Session
+
+from rag_owl.db import ItemRow
+from rag_owl.terms import index_terms, query_terms
+
+# How many postings one query may touch. Where a term stands nearly everywhere its BM25 is nearly
+# nothing, but it costs most of the time: a long query loses its commonest terms first.
+POSTINGS = 20_000
+
+
+def add(session: Session, collection_key: int, items: Iterable[tuple[int, str]]) -> None:
+    """Index (item key, text) pairs."""
+    rows = [(key, index_terms(content)) for key, content in items]
+    if not rows:
+        return
+    if _is_sqlite(session):
+        session.execute(
+            text("INSERT INTO item_words (rowid, scope, words) VALUES (:key, :scope, :words)"),
+            [
+                {"key": key, "scope": _scope(collection_key), "words": " ".join(terms)}
+                for key, terms in rows
+            ],
+        )
+        return
+    session.execute(
+        text(
+            "INSERT INTO item_words (item_key, collection_key, words) "
+            "VALUES (:key, :collection, CAST(:words AS tsvector))"
+        ),
+        [
+            {"key": key, "collection": collection_key, "words": _tsvector(terms)}
+            for key, terms in rows
+        ],
+    )
+
+
+def add_revision(session: Session, collection_key: int, revision_key: int) -> None:
+    """Index all items of a revision, from the database."""
+    rows = session.execute(
+        select(ItemRow.key, ItemRow.heading, ItemRow.text)
+        .where(ItemRow.revision_key == revision_key)
+        .execution_options(yield_per=1_000)
+    )
+    for part in rows.partitions():
+        add(
+            session,
+            collection_key,
+            ((key, f"{heading}\n{body or ''}") for key, heading, body in part),
+        )
+
+
+def remove(session: Session, revision_key: int) -> None:
+    column = "rowid" if _is_sqlite(session) else "item_key"
+    session.execute(
+        text(
+            f"DELETE FROM item_words WHERE {column} IN "
+            "(SELECT key FROM items WHERE revision_key = :revision)"
+        ),
+        {"revision": revision_key},
+    )
+
+
+def remove_collection(session: Session, collection_key: int) -> None:
+    """PostgreSQL does this by cascade; a virtual table of SQLite knows no foreign keys."""
+    if _is_sqlite(session):
+        session.execute(
+            text(
+                "DELETE FROM item_words WHERE rowid IN (SELECT items.key FROM items "
+                "JOIN revisions ON revisions.key = items.revision_key "
+                "WHERE revisions.collection_key = :collection)"
+            ),
+            {"collection": collection_key},
+        )
+
+
+def search(
+    session: Session,
+    collection_key: int,
+    query: str,
+    limit: int,
+    allowed: Sequence[int] | None = None,
+) -> list[tuple[int, float]]:
+    """(item key, score) of the best matches, best first; any shared term matches.
+
+    allowed: the only item keys that may be found, or None for all.
+    """
+    counts = _count(session, query_terms(query))
+    terms = _affordable(counts)
+    if not terms or (allowed is not None and not len(allowed)):
+        return []
+    if _is_sqlite(session):
+        return _search_sqlite(session, collection_key, terms, limit, allowed)
+    return _search_postgresql(session, collection_key, terms, counts, limit, allowed)
+
+
+def _count(session: Session, terms: Sequence[str]) -> dict[str, int]:
+    """How many items each term stands in; terms that stand in none are left out."""
+    if not terms:
+        return {}
+    if _is_sqlite(session):
+        counted = text("SELECT term, doc FROM item_words_terms WHERE term IN :terms").bindparams(
+            bindparam("terms", expanding=True)
+        )
+        return dict(session.execute(counted, {"terms": terms}).tuples().all())
+    counts = {}
+    for term in terms:
+        # Counting stops where a term is too common anyway.
+        count = session.execute(
+            text(
+                "SELECT count(*) FROM (SELECT 1 FROM item_words "
+                "WHERE words @@ CAST(:term AS tsquery) LIMIT :most) AS matching"
+            ),
+            {"term": f"'{term}'", "most": POSTINGS + 1},
+        ).scalar_one()
+        if count:
+            counts[term] = count
+    return counts
+
+
+def _affordable(counts: dict[str, int]) -> list[str]:
+    """The rarest terms within `POSTINGS`, and always the rarest one."""
+    chosen: list[str] = []
+    spent = 0
+    for term in sorted(counts, key=lambda term: counts[term]):
+        spent += counts[term]
+        if chosen and spent > POSTINGS:
+            break
+        chosen.append(term)
+    return chosen
+
+
+def _search_sqlite(
+    session: Session,
+    collection_key: int,
+    terms: Sequence[str],
+    limit: int,
+    allowed: Sequence[int] | None,
+) -> list[tuple[int, float]]:
+    any_term = " OR ".join(f'"{term}"' for term in terms)
+    # FTS5's bm25() is smaller for better matches; `scope` holds the collection and has no weight.
+    ranked = (
+        "SELECT rowid, -bm25(item_words, 0.0, 1.0) AS score FROM item_words "
+        "WHERE item_words MATCH :match {only} ORDER BY score DESC, rowid LIMIT :limit"
+    )
+    values = {
+        "match": f"scope : {_scope(collection_key)} AND words : ({any_term})",
+        "limit": limit,
+    }
+    if allowed is None:
+        rows = session.execute(text(ranked.format(only="")), values)
+    else:
+        only = "AND rowid IN (SELECT value FROM json_each(:allowed))"
+        listed = "[" + ",".join(map(str, allowed)) + "]"
+        rows = session.execute(text(ranked.format(only=only)), {**values, "allowed": listed})
+    return [(key, score) for key, score in rows.tuples()]
+
+
+def _search_postgresql(
+    session: Session,
+    collection_key: int,
+    terms: Sequence[str],
+    counts: dict[str, int],
+    limit: int,
+    allowed: Sequence[int] | None,
+) -> list[tuple[int, float]]:
+    total = session.execute(
+        text("SELECT greatest(reltuples, 0) FROM pg_class WHERE relname = 'item_words'")
+    ).scalar_one()
+    # ts_rank of one term grows with its count in the text and saturates; 1: divided by 1 + log
+    # of the length. Times the term's inverse document frequency this orders much as BM25 does.
+    parts: list[str] = []
+    values: dict[str, Any] = {}
+    for at, term in enumerate(terms):
+        parts.append(f"ts_rank('{{1,1,1,1}}', words, CAST(:t{at} AS tsquery), 1) * :w{at}")
+        values[f"t{at}"] = f"'{term}'"
+        n = max(float(total), counts[term])
+        values[f"w{at}"] = math.log(1 + (n - counts[term] + 0.5) / (counts[term] + 0.5))
+    only = "" if allowed is None else "AND item_key = ANY(:allowed)"
+    if allowed is not None:
+        values["allowed"] = list(map(int, allowed))
+    rows = session.execute(
+        text(
+            f"SELECT item_key, {' + '.join(parts)} AS score FROM item_words "
+            f"WHERE collection_key = :collection AND words @@ CAST(:any AS tsquery) {only} "
+            "ORDER BY score DESC, item_key LIMIT :limit"
+        ),
+        {
+            **values,
+            "collection": collection_key,
+            "any": " | ".join(f"'{term}'" for term in terms),
+            "limit": limit,
+        },
+    )
+    return [(key, float(score)) for key, score in rows.tuples()]
+
+
+def _scope(collection_key: int) -> str:
+    return f"collection{collection_key}"
+
+
+def _tsvector(terms: Sequence[str]) -> str:
+    """A tsvector literal; positions end at 16383 and at 256 a term, as PostgreSQL has it."""
+    places: dict[str, list[str]] = {}
+    for position, term in enumerate(terms, 1):
+        kept = places.setdefault(term, [])
+        if len(kept) < 256:
+            kept.append(str(min(position, 16_383)))
+    return " ".join(f"'{term}':{','.join(at)}" for term, at in places.items())
+
+
+def _is_sqlite(session: Session) -> bool:
+    return session.get_bind().dialect.name == "sqlite"
