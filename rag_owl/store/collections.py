@@ -74,9 +74,7 @@ def list_all(session: Session) -> list[CollectionInfo]:
             select(RevisionRow.collection_key, func.count())
             .where(RevisionRow.current)
             .group_by(RevisionRow.collection_key)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     items = dict(
         session.execute(
@@ -84,9 +82,7 @@ def list_all(session: Session) -> list[CollectionInfo]:
             .join(ItemRow, ItemRow.revision_key == RevisionRow.key)
             .where(RevisionRow.current)
             .group_by(RevisionRow.collection_key)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     found = []
     for row in session.scalars(select(CollectionRow).order_by(CollectionRow.name)):

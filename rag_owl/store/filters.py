@@ -133,8 +133,8 @@ def _holds(
             "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
         )
         bound: Any = value
-        if name == "boolean" and dialect != "sqlite":
-            bound = "true" if value else "false"
+        if name == "boolean":
+            bound = int(value) if dialect == "sqlite" else "true" if value else "false"
         column = typed[name]
         compared = {
             "==": column == bound,

@@ -222,7 +222,7 @@ def _jobs(session: Session, condition: ColumnElement[bool], limit: int = 1) -> I
             .where(SkippedRow.job_id == row.id)
             .order_by(SkippedRow.key)
             .limit(SKIPPED_SHOWN)
-        ).tuples()
+        )
         yield Job(
             id=row.id,
             kind=row.kind,

@@ -26,7 +26,7 @@ def active(session: Session, generation_key: int) -> list[SegmentInfo]:
         .where(SegmentRow.generation_key == generation_key, SegmentRow.active)
         .order_by(SegmentRow.created_at, SegmentRow.id)
     )
-    return [SegmentInfo(*row) for row in rows.tuples()]
+    return [SegmentInfo(*row) for row in rows]
 
 
 def activate(session: Session, generation_key: int, segment: SegmentInfo) -> None:

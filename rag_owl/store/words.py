@@ -114,7 +114,7 @@ def _count(session: Session, terms: Sequence[str]) -> dict[str, int]:
         counted = text("SELECT term, doc FROM item_words_terms WHERE term IN :terms").bindparams(
             bindparam("terms", expanding=True)
         )
-        return dict(session.execute(counted, {"terms": terms}).tuples().all())
+        return dict(session.execute(counted, {"terms": terms}).all())
     counts = {}
     for term in terms:
         # Counting stops where a term is too common anyway.
@@ -165,7 +165,7 @@ def _search_sqlite(
         only = "AND rowid IN (SELECT value FROM json_each(:allowed))"
         listed = "[" + ",".join(map(str, allowed)) + "]"
         rows = session.execute(text(ranked.format(only=only)), {**values, "allowed": listed})
-    return [(key, score) for key, score in rows.tuples()]
+    return [(key, score) for key, score in rows]
 
 
 def _search_postgresql(
@@ -204,7 +204,7 @@ def _search_postgresql(
             "limit": limit,
         },
     )
-    return [(key, float(score)) for key, score in rows.tuples()]
+    return [(key, float(score)) for key, score in rows]
 
 
 def _scope(collection_key: int) -> str:

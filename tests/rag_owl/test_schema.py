@@ -1,0 +1,75 @@
+"""Every migration up, down and up, on both databases; older and newer data folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, inspect, text
+
+from rag_owl import db
+from rag_owl.errors import DataFolderError
+from rag_owl.schema import alembic_config, prepare_schema, stored_schema
+
+
+def test_schema_constant_is_the_newest_migration(empty_engine: Engine) -> None:
+    with empty_engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+    assert script.get_heads() == [db.SCHEMA]
+
+
+def test_every_migration_up_down_up(empty_engine: Engine) -> None:
+    with empty_engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+    revisions = [step.revision for step in reversed(list(script.walk_revisions()))]
+
+    def to(move: str, revision: str) -> None:
+        with empty_engine.begin() as connection:
+            getattr(command, move)(alembic_config(connection), revision)
+
+    below = "base"
+    for revision in revisions:
+        to("upgrade", revision)
+        to("downgrade", below)
+        if below == "base":
+            tables = set(inspect(empty_engine).get_table_names()) - {"alembic_version"}
+            assert not tables
+        to("upgrade", revision)
+        below = revision
+    with empty_engine.begin() as connection:
+        command.check(alembic_config(connection))  # the tables are those that db.py describes
+
+
+def test_preparing_twice_changes_nothing(engine: Engine) -> None:
+    assert stored_schema(engine) == db.SCHEMA
+    assert prepare_schema(engine) is None
+
+
+def test_a_newer_schema_is_refused_untouched(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DataFolderError, match=r"schema 9999.*Install a newer rag-owl"):
+        prepare_schema(engine)
+    assert stored_schema(engine) == "9999"
+
+
+def test_an_older_sqlite_database_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
+    engine = db.connect(f"sqlite:///{tmp_path / 'old.db'}")
+    prepare_schema(engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE kept (word TEXT)"))
+        connection.execute(text("INSERT INTO kept VALUES ('owl')"))
+        command.downgrade(alembic_config(connection), "base")
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0000')"))
+        connection.execute(text("DELETE FROM alembic_version WHERE version_num <> '0000'"))
+    with pytest.raises(Exception, match="0000"):  # Alembic does not know such a step ...
+        prepare_schema(engine)
+    copies = list(tmp_path.glob("old.db.0000.*.backup"))  # ... but the copy was made first
+    assert len(copies) == 1
+    copied = db.connect(f"sqlite:///{copies[0]}")
+    with copied.connect() as connection:
+        assert connection.execute(text("SELECT word FROM kept")).scalar() == "owl"
+    copied.dispose()
+    engine.dispose()
