@@ -1,0 +1,151 @@
+"""CSV as a stream of records; a broken record does not end it, nor swallow those after it."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from rag_owl.errors import UnreadableMedia
+from rag_owl.indexer.loaders.cells import typed
+from rag_owl.indexer.loaders.files import WatchedFile
+from rag_owl.indexer.loaders.plain import hash_and_encoding, text_lines
+
+CsvRecord = tuple[int, dict[str, Any] | None, str]
+_DELIMITERS = ",;\t|"
+_SAMPLE_RECORDS = 20
+TEXT_COLUMNS = frozenset(("text", "image", "title", "id"))  # what is written there stays text
+
+
+def csv_records(file: WatchedFile, name: str, max_bytes: int) -> Iterator[CsvRecord]:
+    """(line from 1 where it begins, its cells by column or None, what is wrong with it).
+
+    Delimiter: of `, ; tab |` the one that cuts the first records most evenly. Cells outside of
+    `TEXT_COLUMNS` are numbers and booleans where they look so; empty cells and lines are absent.
+    """
+    csv.field_size_limit(sys.maxsize)  # of the process; `_Lines` has the limit that counts here
+    _, encoding = hash_and_encoding(file)
+    lines = _Lines(text_lines(file, encoding, max_bytes), max_bytes)
+    delimiter = _delimiter(lines.peek(200), name)
+    columns: list[str] | None = None
+    for line, cells, fault in _records(lines, delimiter):
+        if cells is None:
+            yield line, None, fault
+        elif not any(cell.strip() for cell in cells):
+            continue
+        elif columns is None:
+            columns = _columns(cells)
+        elif len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
+            fault = f"it has {len(cells)} cells where the header has {len(columns)}: put quotes"
+            yield line, None, f"{fault} around cells that hold {_NAMES[delimiter]}"
+        else:
+            yield line, _values(columns, cells), ""
+
+
+_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+def _columns(cells: list[str]) -> list[str]:
+    columns: list[str] = []
+    for i, cell in enumerate(cells, 1):
+        name = cell.strip() or f"column {i}"
+        columns.append(name if name not in columns else f"{name} {i}")
+    return columns
+
+
+def _values(columns: list[str], cells: list[str]) -> dict[str, Any]:
+    return {
+        column: cell if column.lower() in TEXT_COLUMNS else typed(cell)
+        for column, cell in zip(columns, cells, strict=False)
+        if cell.strip()
+    }
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Lines:
+    """Feeds a `csv.reader`, and can take back the lines of a record that was none."""
+
+    def __init__(self, source: Iterator[str], max_bytes: int) -> None:
+        self.source = source
+        self.max_chars = max_bytes
+        self.waiting: deque[str] = deque()
+        self.record: list[str] = []  # lines handed out since the last record was complete
+        self.size = 0  # of them, characters
+        self.ended_inside = False
+        self.number = 0  # of the last line that belongs to a complete record
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.check()
+        line = self.waiting.popleft() if self.waiting else next(self.source, None)
+        if line is None:
+            self.ended_inside = bool(self.record)
+            raise StopIteration
+        self.record.append(line)
+        self.size += len(line)
+        return line
+
+    def check(self) -> None:
+        if self.size > self.max_chars:
+            raise _TooLong
+
+    def complete(self, lines: int) -> None:
+        """The first `lines` of what was handed out are done with; the others come again."""
+        self.number += lines
+        self.waiting.extendleft(reversed(self.record[lines:]))
+        self.record, self.size = [], 0
+
+    def peek(self, count: int) -> list[str]:
+        while len(self.waiting) < count and (line := next(self.source, None)) is not None:
+            self.waiting.append(line)
+        return list(self.waiting)[:count]
+
+
+def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | None, str]]:
+    while True:
+        reader = csv.reader(lines, delimiter=delimiter)
+        fault = ""
+        cells: list[str] | None = None
+        try:
+            cells = next(reader, None)
+            if cells is None and not lines.record:
+                return
+            lines.check()
+            if lines.ended_inside:
+                fault = "a quotation mark in this record is never closed: close or remove it"
+        except _TooLong:
+            fault = f"the record is longer than {lines.max_chars:,} characters: close its quotes"
+        except csv.Error as error:
+            fault = f"it is not valid CSV ({error}): correct it"
+        begins = lines.number + 1
+        lines.ended_inside = False
+        lines.complete(1 if fault else len(lines.record))
+        yield begins, None if fault else cells, fault
+
+
+def _delimiter(sample: list[str], name: str) -> str:
+    if not sample:
+        raise UnreadableMedia("it holds no rows")
+    best, best_score = ("\t" if PurePosixPath(name).suffix.lower() == ".tsv" else ","), 0.0
+    for delimiter in _DELIMITERS:
+        records = []
+        for cells in csv.reader(sample, delimiter=delimiter):
+            if cells:
+                records.append(len(cells))
+            if len(records) == _SAMPLE_RECORDS:
+                break
+        if not records or records[0] < 2:
+            continue
+        # The share of records as wide as the header; of two that are even, the wider.
+        score = sum(width == records[0] for width in records) / len(records) + records[0] * 1e-3
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
