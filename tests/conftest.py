@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,14 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     import pgserver
 
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    folder = tmp_path_factory.mktemp("postgres")
+    for patience in (True, True, False):  # it gives up after ten seconds, on a busy machine too soon
+        try:
+            server = pgserver.get_server(folder)
+            break
+        except subprocess.TimeoutExpired:
+            if not patience:
+                raise
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         server.psql(f"ALTER SYSTEM SET {setting} = off")  # nothing here must survive a power cut
     server.psql("SELECT pg_reload_conf()")
