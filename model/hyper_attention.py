@@ -328,7 +328,7 @@ class HyperAttention(Qwen2Attention):  # type: ignore[misc]  # transformers is u
             ]
             return torch.stack(rows)[:, None]
         weights = scores.softmax(dim=-1)
-        own = (weights.to(value.dtype) @ value).reshape(B, self.heads, self.head_dim)
+        own: Tensor = (weights.to(value.dtype) @ value).reshape(B, self.heads, self.head_dim)
         gate = self.gate_of(own).expand_as(own)
         merged = own
         if any(sight is not None for sight in hyper.sights):

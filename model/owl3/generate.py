@@ -50,6 +50,7 @@ class Request:
         self.on_token = on_token
         self.cancel = cancel
         self.attention: AttentionRecord | None = AttentionRecord() if attention else None
+        self.history: list[int] = []  # what a given state has read already, before `prompt`
         self.tokens: list[int] = []
         self.ending: Ending | None = None
         self.sampler: Sampler | None = None
@@ -77,7 +78,9 @@ class Batch:
         if _cancelled(request):
             return
         alone = state if state is not None else DecodingState()
-        request.sampler = Sampler(request.sampling, request.prompt, self.model.config.vocab_size)
+        request.sampler = Sampler(
+            request.sampling, request.history + request.prompt, self.model.config.vocab_size
+        )
         logits = self._run(alone, [request], [request.prompt], request.memory)
         self._choose([request], logits)
         if not request.finished:

@@ -68,6 +68,13 @@ class VisualMemory:
             None if self.scales is None else self.scales[at],
         )
 
+    def by_place(self, starts: Sequence[int]) -> tuple[VisualMemory, list[int]]:
+        """The pictures and their places in the order of the places."""
+        order = sorted(range(len(starts)), key=lambda i: starts[i])
+        if order == list(range(len(starts))):
+            return self, list(starts)
+        return self[order], [starts[i] for i in order]
+
     @property
     def patches(self) -> int:
         return self.features.shape[1]

@@ -7,7 +7,7 @@ The sizes and names are those of the published checkpoints (mPLUG/mPLUG-Owl3-7B-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,8 +286,8 @@ class Owl3(nn.Module):
         row's text. With `state` the call continues what the state holds, and adds to it.
 
         Logits at padding mean nothing. Raises InvalidInput: shapes that do not fit, pictures and
-        starts that differ in number, starts out of order or beyond the text, positions beyond
-        the model's, features of another model. Raises OutOfMemory.
+        starts that differ in number, two starts at one index, starts beyond the text, positions
+        beyond the model's, features of another model. Raises OutOfMemory.
         """
         past = state.columns if state is not None else 0
         spans = check_prompt(self.config, input_ids, image_starts, attention_mask, state)
@@ -329,8 +329,8 @@ class Owl3(nn.Module):
         for row, (here, span) in enumerate(zip(starts, spans, strict=True)):
             if not here or memory is None:
                 continue
-            places = [start - span.column_shift for start in here]
-            new = look(self, memory[first : first + len(here)], places)
+            mine, ordered = memory[first : first + len(here)].by_place(here)
+            new = look(self, mine, [start - span.column_shift for start in ordered])
             first += len(here)
             old = sights[row]
             sights[row] = new if old is None else old.followed_by(new)
@@ -399,14 +399,3 @@ class Owl3(nn.Module):
         return generate(
             self, input_ids, memory, image_starts, attention_mask, max_new_tokens, **sampling
         )
-
-
-def build(config: Owl3Config, seed: int, scale: Callable[[str], float] | None = None) -> Owl3:
-    """A model with random weights, the same for the same seed: for tests and benchmarks."""
-    torch.manual_seed(seed)
-    model = Owl3(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, scale(name) if scale else 0.02)
-    return model.eval()

@@ -57,10 +57,6 @@ class DecodingState:
     def advance(self, columns: int) -> None:
         self.columns += columns
 
-    def truncate(self, columns: int) -> None:
-        """Forget the text behind a column. The pictures stay; `Owl3` drops what is not shown."""
-        self.columns = min(self.columns, columns)
-
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows stay, in this order."""
         cut = min((self.padding[row] for row in rows), default=self.columns)
