@@ -139,7 +139,7 @@ ASIA: dict[str, Flag] = {
     "north-korea": flag(
         72,
         36,
-        stripes("#024FA2", WHITE, "#ED1C27", WHITE, "#024FA2", weights=(6, 2, 20, 2, 6)),
+        stripes("#024FA2", WHITE, "#ED1C27", WHITE, "#024FA2", weights=(6, 1, 22, 1, 6)),
         disc(24, 18, 8, WHITE),
         star(24, 18, 8, "#ED1C27"),
     ),

@@ -162,7 +162,7 @@ EUROPE: dict[str, Flag] = {
         30,
         20,
         field("#E30A17"),
-        crescent(10, 10, 5, WHITE, bite=(11.25, 10, 4)),
+        crescent(10.5, 10, 5, WHITE, bite=(11.75, 10, 4)),
         star(17.2, 10, 2.5, WHITE, angle=-90),
     ),
     "ukraine": flag(3, 2, stripes("#0057B7", "#FFDD00")),
