@@ -200,7 +200,7 @@ def _utf16_without_mark(sample: bytes) -> str | None:
     # Latin scripts: about every second byte is zero. Others have zeros only at spaces, line ends
     # and the like, but then far fewer printable ASCII bytes than any single-byte text.
     printable = _count(sample, _PRINTABLE_ASCII) / len(sample)
-    if zeros[encoding] < 0.2 * len(sample) and printable > 0.7:
+    if zeros[encoding] < 0.3 * len(sample) and printable > 0.7:
         return None
     try:
         text = codecs.getincrementaldecoder(encoding)("strict").decode(sample)

@@ -92,6 +92,8 @@ class _Page:
             encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True, no_network=True
         )
         root = etree.fromstring(source.encode(), parser)
+        if any("xcessive depth" in entry.message for entry in parser.error_log):
+            raise UnreadableMedia("its elements are nested too deep: simplify the page")
         if root is None:
             return ""
         walk = etree.iterwalk(root, events=("start", "end"))

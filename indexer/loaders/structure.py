@@ -41,7 +41,9 @@ def sections_of(document: str, blocks: Sequence[Block]) -> Iterator[Section]:
     for i, block in enumerate(blocks):
         end = blocks[i + 1].start if i + 1 < len(blocks) else len(document)
         large = block.kind == "lines" and end - block.start > INLINE_CHARS
-        if has_body and (block.kind == "heading" or large):
+        # a few words before a table ("Lengths in metres:") stay with it
+        introduced = large and block.start - begin < INLINE_CHARS // 2
+        if has_body and (block.kind == "heading" or large) and not introduced:
             yield section(block.start)
             begin, has_body = block.start, False
         if block.kind == "heading":
@@ -49,7 +51,7 @@ def sections_of(document: str, blocks: Sequence[Block]) -> Iterator[Section]:
             path.append((block.level, block.title))
         elif large:
             yield section(end, "line", block.columns)
-            begin = end
+            begin, has_body = end, False
         else:
             has_body = True
     if document[begin:].strip():
