@@ -30,7 +30,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import pgserver
 
     folder = tmp_path_factory.mktemp("postgres")
-    for patience in (True, True, False):  # it gives up after ten seconds, on a busy machine too soon
+    for patience in (True, True, False):  # it waits ten seconds, too few when busy
         try:
             server = pgserver.get_server(folder)
             break

@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_DATA ?= owl-data
+
+.PHONY: demo test check
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/rag-owl demo --data $(DEMO_DATA)
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'rag_owl needs Python 3.11 or newer; set PYTHON=…')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --editable ".[test]"
+	touch $@ $(VENV)/.installed
