@@ -135,7 +135,10 @@ class _Builder:
 
     def _close_run(self) -> None:
         if self._run:
-            self.runs.append(TextBox(*self._run))
+            start, end, (left, top, right, bottom) = self._run
+            # a tenth of a pixel of a page's picture: these are stored with every item
+            box = (round(left, 4), round(top, 4), round(right, 4), round(bottom, 4))
+            self.runs.append(TextBox(start, end, box))
 
     def _line(self, one: Box, other: Box) -> float:
         """The height of a line, in points."""

@@ -24,6 +24,7 @@ from rag_owl.media import Limits, clean_text
 from rag_owl.types import Skipped
 
 COLUMNS = ("text", "title", "id", "image")  # what they hold is not metadata
+_NO_ROWS = "it holds no rows: add one, or remove the file"
 _WEB = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 
@@ -41,17 +42,24 @@ def load_jsonl(
     name: str, file: WatchedFile, start_row: int, limits: Limits
 ) -> Iterator[Loaded | Skipped]:
     """Rows are counted by lines, empty and broken ones too: `name#17` is line 17."""
+    seen = start_row > 0
     for line, values, fault in json_lines(file, limits.max_row_bytes, start_row + 1):
+        seen = True
         yield from _documents(name, file.path, Row(line - 1, line, values, fault), limits)
+    if not seen:
+        yield Skipped(name, _NO_ROWS)
 
 
 def load_csv(
     name: str, file: WatchedFile, start_row: int, limits: Limits
 ) -> Iterator[Loaded | Skipped]:
     """The first record names the columns; `name#1` is the record after it."""
+    number = -1
     for number, (line, values, fault) in enumerate(csv_records(file, name, limits.max_row_bytes)):
         if number >= start_row:
             yield from _documents(name, file.path, Row(number, line, values, fault), limits)
+    if number < 0:
+        yield Skipped(name, _NO_ROWS)
 
 
 def _documents(name: str, path: Path, row: Row, limits: Limits) -> Iterator[Loaded | Skipped]:
