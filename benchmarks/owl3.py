@@ -1,0 +1,357 @@
+"""What the visual memory of mPLUG-Owl3 is worth: three ways to answer, measured side by side.
+
+    python -m benchmarks.owl3 --size 0.5b
+
+(a) this runtime, with stored features;
+(b) the same without visual memory, as the published code works: at every token the features of
+    all pictures are projected to keys and values again;
+(c) every visual token in the language model's own sequence (the way of LLaVA-NeXT-Interleave),
+    with the same language model.
+
+Weights are random: time and memory do not depend on them. Decoding steps of all configurations
+are taken in turn, so that what else the machine does hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from rag_owl.model.owl3 import Owl3, VisualMemory
+from rag_owl.model.owl3.generate import Batch, Request
+from rag_owl.model.owl3.pictures import look
+from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.owl3.sizes import random_model
+from rag_owl.model.owl3.state import DecodingState
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = {
+    "a": "(a) stored features",
+    "b": "(b) projected again at each token",
+    "c": "(c) visual tokens in the sequence",
+}
+LEAD, PER_PICTURE, QUESTION = 16, 6, 24  # tokens: before, for each picture, after
+
+
+@dataclass
+class Row:
+    """One way at one number of pictures; seconds and bytes. None: not measured."""
+
+    way: str
+    pictures: int
+    first_token: float = 0.0  # features given
+    first_token_encoding: float = 0.0  # with the vision tower; its time per picture is measured
+    per_token: float = 0.0
+    per_token_best: float = 0.0
+    peak_bytes: int = 0
+    steps: list[float] = field(default_factory=list)
+
+
+class Prompt:
+    def __init__(self, model: Owl3, pictures: int) -> None:
+        random = torch.Generator().manual_seed(pictures)
+        length = LEAD + PER_PICTURE * pictures + QUESTION
+        self.ids = torch.randint(0, model.config.vocab_size - 8, (1, length), generator=random)
+        self.ids = self.ids.to(model.device)
+        self.starts = [LEAD + PER_PICTURE * i for i in range(pictures)]
+
+
+def features(model: Owl3, pictures: int) -> VisualMemory:
+    """Random features in bf16, as they come from a store, on the model's device."""
+    random = torch.Generator().manual_seed(1)
+    shape = (pictures, model.config.vision.patches, model.config.hidden_size)
+    values = torch.empty(shape, dtype=torch.bfloat16)
+    for picture in values:
+        picture.copy_(torch.randn(shape[1:], generator=random) * 0.1)
+    ids = tuple(f"{pictures}-{i}" for i in range(pictures))
+    return VisualMemory(values.to(model.device), model.memory_identity, ids)
+
+
+class Hyper:
+    """Ways (a) and (b)."""
+
+    def __init__(self, model: Owl3, pictures: int, again: bool) -> None:
+        self.model, self.again = model, again
+        self.memory, self.prompt = features(model, pictures), Prompt(model, pictures)
+        if again:  # the published code keeps features in the model's own numbers
+            dense = self.memory.features.to(model.dtype)
+            self.memory = VisualMemory(dense, self.memory.identity, self.memory.ids)
+        self.state = DecodingState()
+
+    def first(self) -> Tensor:
+        self.model.picture_cache.clear()
+        self.state = DecodingState()
+        return self.model(
+            self.prompt.ids, self.memory, [self.prompt.starts], state=self.state, last_only=True
+        )
+
+    def step(self, token: Tensor) -> Tensor:
+        if self.again:
+            self.model.picture_cache.clear()
+            self.state.sights[0] = None
+            self.state.sights[0] = look(self.model, self.memory, self.prompt.starts)
+        return self.model(token, state=self.state, last_only=True)
+
+
+class Interleaved:
+    """Way (c): the same language model reads the visual tokens as if they were words."""
+
+    def __init__(self, model: Owl3, pictures: int) -> None:
+        self.model = model
+        self.memory, self.prompt = features(model, pictures), Prompt(model, pictures)
+        self.cache: Any = None
+
+    def first(self) -> Tensor:
+        language = self.model.language_model
+        words = language.model.embed_tokens(self.prompt.ids)[0]
+        pieces, last = [], 0
+        for i, start in enumerate(self.prompt.starts):
+            pieces += [words[last:start], self.memory.features[i].to(words.dtype)]
+            last = start
+        embedded = torch.cat([*pieces, words[last:]])[None]
+        self.cache = transformers.DynamicCache(config=language.config)
+        return self._run(inputs_embeds=embedded)
+
+    def step(self, token: Tensor) -> Tensor:
+        return self._run(input_ids=token)
+
+    def _run(self, **inputs: Tensor) -> Tensor:
+        language = self.model.language_model
+        out = language.model(**inputs, past_key_values=self.cache, use_cache=True)
+        return language.lm_head(out.last_hidden_state[:, -1:]).float()
+
+
+class Peak:
+    """Peak memory while it runs: of the GPU, or of this process above what it held before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.bytes = device, 0
+
+    def __enter__(self) -> Peak:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return self
+        import psutil
+
+        self._process, self._done = psutil.Process(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+            return
+        self.bytes = max(self.bytes, self._process.memory_info().rss)
+        self._done.set()
+        self._thread.join()
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, result
+
+
+@torch.no_grad()
+def encoding_seconds(model: Owl3, pictures: int) -> float:
+    """The vision tower's and projector's time per picture."""
+    S = model.config.vision.image_size
+    pixels = torch.randn(pictures, 3, S, S).to(model.device, model.dtype)
+    times = [timed(model.device, lambda: model.remember(pixels))[0] for _ in range(3)]
+    return min(times[1:]) / pictures
+
+
+@torch.no_grad()
+def measure(
+    model: Owl3,
+    counts: dict[str, Sequence[int]],
+    steps: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """Every way at every number of pictures, decoding steps taken in turn."""
+    device = model.device
+    per_picture = encoding_seconds(model, 2 if device.type == "cpu" else 16)
+    say(f"vision tower: {per_picture:.4g} s per picture")
+    rows: list[Row] = []
+    runs: list[tuple[Row, Any, Tensor]] = []
+    jobs = sorted((n, way) for way, numbers in counts.items() for n in numbers)
+    for n, way in jobs:
+        runner = Interleaved(model, n) if way == "c" else Hyper(model, n, again=way == "b")
+        row = Row(way, n)
+        with Peak(device) as peak:
+            times = []
+            for _ in range(repeats if n <= 8 and way != "c" else max(1, repeats // 2)):
+                seconds, logits = timed(device, runner.first)
+                times.append(seconds)
+        row.first_token = min(times)
+        row.first_token_encoding = row.first_token + n * per_picture
+        row.peak_bytes = peak.bytes
+        say(f"{WAYS[way]}, {n} pictures: first token {row.first_token:.3f} s")
+        rows.append(row)
+        runs.append((row, runner, logits[:, -1].argmax(-1, keepdim=True)))
+    for number in range(steps + 1):
+        for row, runner, token in runs:
+            slow = row.steps and statistics.median(row.steps) > 3
+            if slow and len(row.steps) >= 3:
+                continue
+            seconds, _ = timed(device, lambda runner=runner, token=token: runner.step(token))
+            if number:  # the first step warms up
+                row.steps.append(seconds)
+    for row in rows:
+        row.per_token, row.per_token_best = statistics.median(row.steps), min(row.steps)
+    return rows
+
+
+@torch.no_grad()
+def attribution_cost(model: Owl3, pictures: int, tokens: int) -> tuple[float, float]:
+    """Median seconds per token without and with attribution, steps taken in turn."""
+    batches = []
+    for attention in (False, True):
+        memory, prompt = features(model, pictures), Prompt(model, pictures)
+        how = Sampling(max_new_tokens=tokens + 3)
+        batch = Batch(model)
+        batch.join(Request(prompt.ids, memory, prompt.starts, how, attention=attention))
+        batch.step()
+        batches.append(batch)
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(tokens):
+        for which in (0, 1) if i % 2 else (1, 0):
+            times[which].append(timed(model.device, batches[which].step)[0])
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def ratios(rows: Sequence[Row]) -> list[str]:
+    """What is claimed of the runtime, as far as it was measured."""
+    at = {(row.way, row.pictures): row for row in rows}
+    lines = []
+    if ("a", 1) in at and ("a", 32) in at:
+        grown = at["a", 32].per_token / at["a", 1].per_token
+        lines.append(f"(a) seconds per token, 32 pictures against 1: {grown:.2f} x (at most 1.3)")
+    if ("a", 32) in at and ("b", 32) in at:
+        faster = at["b", 32].per_token / at["a", 32].per_token
+        lines.append(
+            f"(a) against (b), seconds per token at 32: {faster:.1f} x faster (at least 7)"
+        )
+    if ("a", 8) in at and ("c", 8) in at:
+        faster = at["c", 8].first_token / at["a", 8].first_token
+        lines.append(f"(a) against (c), first token at 8: {faster:.1f} x faster (at least 30)")
+    return lines
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| way | pictures | first token, s | with encoding | per token, s | best | peak, GB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {WAYS[row.way]} | {row.pictures} | {row.first_token:.3f} | "
+        f"{row.first_token_encoding:.2f} | {row.per_token:.4f} | {row.per_token_best:.4f} | "
+        f"{row.peak_bytes / 1e9:.2f} |"
+        for row in sorted(rows, key=lambda row: (row.way, row.pictures))
+    ]
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    panels = (
+        ("first_token", "first token, features given (s)"),
+        ("per_token", "per token (s)"),
+        ("peak_bytes", "peak memory (GB)"),
+    )
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        for way, description in WAYS.items():
+            mine = sorted((row for row in rows if row.way == way), key=lambda row: row.pictures)
+            scale = 1e-9 if name == "peak_bytes" else 1
+            values = [getattr(row, name) * scale for row in mine]
+            axis.plot([row.pictures for row in mine], values, marker="o", label=description)
+        axis.set(xscale="log", yscale="log", xlabel="pictures", ylabel=label)
+        axis.grid(alpha=0.3, which="both")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    else:
+        where = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{where}; torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def report(name: str, heading: str, rows: Sequence[Row], extra: Sequence[str], out: Path) -> str:
+    """Write table, numbers and plot under `out`; give back the printed text."""
+    lines = [f"# {heading}", "", *extra, "", table(rows), "", *[f"- {r}" for r in ratios(rows)], ""]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
+    numbers = {"heading": heading, "rows": [asdict(row) for row in rows]}
+    (out / f"{name}.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    plot(rows, out / f"{name}.png", heading)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="tiny", choices=("tiny", "0.5b", "7b"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default=None, choices=("float32", "bfloat16"))
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1, 8, 32, 100, 400])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    model = random_model(args.size, dtype=dtype, device=device)
+    largest_c = 8 if device.type == "cpu" else 100
+    counts = {
+        "a": args.pictures,
+        "b": args.pictures,
+        "c": [n for n in args.pictures if n <= largest_c],
+    }
+    rows = measure(model, counts, args.steps, args.repeats, lambda line: print(line, flush=True))
+    without, with_it = attribution_cost(model, 8, max(10, args.steps))
+    heading = f"mPLUG-Owl3 {args.size}, {str(dtype).removeprefix('torch.')}: {machine(device)}"
+    extra = [
+        "Seconds per token are medians, first tokens the best of the repeats. Encoding is the "
+        "time per picture of the vision tower, measured, times the pictures.",
+        "",
+        f"Attribution at 8 pictures: {without:.4f} s per token without, {with_it:.4f} with "
+        f"({100 * (with_it / without - 1):+.1f} %).",
+    ]
+    print(report(f"owl3-{args.size}-{device.type}", heading, rows, extra, args.out))
+
+
+if __name__ == "__main__":
+    main()
