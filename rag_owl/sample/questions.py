@@ -39,7 +39,7 @@ _ASKED = {
     "peak": "What is the highest point of {name}?",
     "exports": "What does {name} export?",
     "flag": "What does the flag of {name} look like?",
-    "meaning": "What does the flag of {name} mean?",
+    "meaning": "What do the colours and signs on the flag of {name} stand for?",
 }
 
 _ASKED_BY_PICTURE = {
@@ -49,7 +49,7 @@ _ASKED_BY_PICTURE = {
     "currency": "What is the currency of this country?",
     "neighbours": "Which countries border this country?",
     "peak": "What is the highest point of this country?",
-    "meaning": "What do the colours and signs of this flag mean?",
+    "meaning": "What do the colours and signs on this flag stand for?",
 }
 
 # Asked the other way round, where the fact belongs to one country of the sample alone.

@@ -163,7 +163,7 @@ NORTH_WEST_AFRICA: list[Country] = [
      meaning="green stands for hope and farming, yellow for the soil, red for the blood of "
              "patriots and the star for purity",
      peak="Mont Agou", metres=986, exports=("phosphates", "gold", "soybeans"),
-     remark="Togo stretches for about 550 kilometres from the Gulf of Guinea to the savanna."),
+     remark="Togo is a narrow country, nearly 600 kilometres long from south to north."),
     Country("Tunisia", "TN", "North Africa", "Tunis", 12_000_000, 2025,
      languages=("Arabic",), currency="Tunisian dinar",
      neighbours=("Algeria", "Libya"),

@@ -38,7 +38,7 @@ OCEANIA: list[Country] = [
      flag="a yellow disc, a little towards the hoist, on a light blue field",
      meaning="the disc is the full moon and blue stands for the Pacific Ocean",
      peak="Mount Ngerchelchuus", metres=242, exports=("fish", "shellfish"),
-     remark="Jellyfish Lake in Palau is known for millions of golden jellyfish."),
+     remark="Jellyfish Lake in Palau is known for its golden jellyfish."),
     Country("Samoa", "WS", "Oceania", "Apia", 210_000, 2025,
      languages=("Samoan", "English"), currency="Samoan tala",
      flag="a red field with five white stars on a blue canton",
