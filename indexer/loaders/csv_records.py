@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -26,7 +25,7 @@ def csv_records(file: WatchedFile, name: str, max_bytes: int) -> Iterator[CsvRec
     Delimiter: of `, ; tab |` the one that cuts the first records most evenly. Cells outside of
     `TEXT_COLUMNS` are numbers and booleans where they look so; empty cells and lines are absent.
     """
-    csv.field_size_limit(sys.maxsize)  # of the process; `_Lines` has the limit that counts here
+    csv.field_size_limit(2**31 - 1)  # of the process; `_Lines` has the limit that counts here
     _, encoding = hash_and_encoding(file)
     lines = _Lines(text_lines(file, encoding, max_bytes), max_bytes)
     delimiter = _delimiter(lines.peek(200), name)

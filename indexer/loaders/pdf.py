@@ -25,7 +25,7 @@ from rag_owl.types import Skipped
 
 _PDFIUM = threading.RLock()
 PAGE_SIDE = 1_000  # pixels of the longer side of a page's picture
-_WEBP = {"quality": 80, "method": 2}
+_WEBP = {"quality": 80, "method": 0}  # slower methods take longer than all the rest of a page
 _GAP = 2  # characters between the texts of two pages
 _SCALE = 1_000_000  # PDFium gives device coordinates as integers: a device this fine, then divide
 
@@ -108,7 +108,9 @@ def _sections(file: WatchedFile, damaged: frozenset[int], pages: int) -> Iterato
                 with _PDFIUM:
                     section = _page_section(document, index, start)
             except pdfium.PdfiumError as error:
-                raise UnreadableMedia(f"page {index + 1} of the PDF cannot be read") from error
+                raise UnreadableMedia(
+                    f"page {index + 1} of the PDF cannot be read: save the PDF again"
+                ) from error
             yield section
             if section.text:
                 start += len(section.text) + _GAP
