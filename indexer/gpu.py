@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_owl.indexer.segment_files import IVF_PROBES, faiss
+from rag_owl.indexer.segment_files import faiss, probes
 
 if TYPE_CHECKING:
     from rag_owl.indexer.segment import Segment
@@ -86,7 +86,7 @@ class GpuSearcher:
         index, _ = self._load(segment)
         parameters = None
         if segment.manifest.index_type == "ivf":
-            parameters = faiss.SearchParametersIVF(nprobe=IVF_PROBES)
+            parameters = faiss.SearchParametersIVF(nprobe=probes(index.nlist))
         return index.search(queries, k, params=parameters)
 
     def _load(self, segment: Segment) -> Any:

@@ -216,7 +216,8 @@ class Segment:
             width = round(max(files.HNSW_SEARCH_WIDTH, 2 * k) * widen)
             parameters = faiss.SearchParametersHNSW(efSearch=width, sel=selector)
         else:
-            probes = min(self._index.nlist, round(files.IVF_PROBES * widen))
+            lists = self._index.nlist
+            probes = min(lists, round(files.probes(lists) * widen))
             parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
         scores, rows = self._index.search(queries, k, params=parameters)
         short = (rows < 0).any(axis=1)

@@ -36,7 +36,7 @@ IVF_FROM = 1_000_000  # "auto": two cores add 5,000 rows a second to a graph, 40
 HNSW_LINKS = 16  # per row; 32 adds 8 % of memory and no recall at 100,000 rows
 HNSW_BUILD_WIDTH = 80  # efConstruction
 HNSW_SEARCH_WIDTH = 128  # efSearch, without a filter
-IVF_PROBES = 48  # lists visited, without a filter
+IVF_LEAST_PROBES, IVF_PROBES_SHARE = 64, 16  # lists visited, without a filter: see `probes`
 IVF_TRAINING_ROWS = 50  # per list
 BLOCK_ROWS = 8_192
 TEMPORARY = ".tmp-"
@@ -146,6 +146,11 @@ def build(
     if index_type == "ivf":
         index.make_direct_map()  # row -> its place in the lists, to read vectors by row
     return index, parameters
+
+
+def probes(lists: int) -> int:
+    """How many of an index's lists a search visits."""
+    return min(lists, max(IVF_LEAST_PROBES, lists // IVF_PROBES_SHARE))
 
 
 def _reserve(index: Any, rows: int) -> None:
