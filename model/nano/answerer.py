@@ -1,0 +1,289 @@
+"""owl-nano as an answerer: it points at the answer, states its ground, or says there is none."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rag_owl.errors import InvalidQuestion, RagOwlError
+from rag_owl.media import decode_picture
+from rag_owl.model.nano import language, minilm, weights
+from rag_owl.model.nano.embedder import see, weigh
+from rag_owl.model.nano.eyes import Eyes
+from rag_owl.model.nano.likeness import UNLIKE, similarities
+from rag_owl.model.nano.pointing import Span, spans
+from rag_owl.model.nano.reader import SUPPORT, Reader, Rows, Sight
+from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
+from rag_owl.ports import BlobStore
+from rag_owl.sentences import sentence_spans
+from rag_owl.terms import query_terms
+from rag_owl.types import Attribution, Context, Draft
+
+ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
+NOT_READ = "This model reads English only; these passages share words with the question:"
+_MANY_PICTURES = 256  # features kept in memory, about 50 kB each
+_SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
+_WHAT_IS_IT = re.compile(
+    r"\b(what|which|who|whose)\b.{0,40}\b(this|these|that|it|shown|picture|photo|image|see)\b", re.I
+)
+_LIST = re.compile(
+    r"(?:which|what|list|name|give)\b(?:\s+\w+){0,2}?\s+\w+s\b(?!\s+(?:is|was)\b)", re.I
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    features: Tensor  # (G*G, C)
+    pooled: Tensor  # (D,)
+
+
+class NanoAnswerer:
+    """Implements `rag_owl.ports.Answerer`. Not safe for several threads at once: one lane."""
+
+    name = "owl-nano"
+
+    def __init__(
+        self, eyes: Eyes, reader: Reader, blobs: BlobStore, calibration: dict[str, float]
+    ) -> None:
+        self._eyes, self._reader, self._blobs = eyes, reader, blobs
+        self._tokenizer = minilm.tokenizer()
+        self._calibration = calibration
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+
+    @classmethod
+    def load(cls, blobs: BlobStore, folder: Path = weights.FOLDER) -> NanoAnswerer:
+        """From the bundled files; `blobs` is where pictures are read from.
+
+        Raises `InvalidCheckpoint` when a file is missing or damaged.
+        """
+        eyes, reader = weights.load_eyes(folder), weights.load_reader(folder)
+        return cls(eyes, reader, blobs, weights.manifest(folder)["calibration"])
+
+    def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
+        """Raises `InvalidQuestion` when one of the user's pictures cannot be read."""
+        draft = self._answer(context)
+        if on_text:
+            on_text(draft.text)
+        return draft
+
+    def _answer(self, context: Context) -> Draft:
+        if not language.reads(context.question.text):
+            return _lexical(context, self.name)
+        asked = [self._look(key, required=True) for key in context.question.pictures]
+        user = [seen for seen in asked if seen is not None]
+        items = [self._look(s.item.picture) if s.item.picture else None for s in context.sources]
+        if len(user) == 2 and _SAME.search(context.question.text):
+            return self._compare(context, user, items)
+        found = self.point(context, user, items)
+        likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
+        if found and likely >= self._calibration["threshold"]:
+            return self._write(context, found, likely)
+        if user and _WHAT_IS_IT.search(context.question.text):
+            shown = self._recognise(context, user, items)
+            if shown is not None:
+                return shown
+        return Draft(ABSTENTION, answerable=likely, abstained=True, model=self.name)
+
+    def answerable(self, score: float, pictured: bool = False) -> float:
+        """The calibrated probability that the best span of this score is an answer."""
+        kind = "pictured" if pictured else "plain"
+        slope, offset = (self._calibration[f"{kind}_{p}"] for p in ("slope", "offset"))
+        return 1 / (1 + math.exp(-max(min(slope * score + offset, 30.0), -30.0)))
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def point(
+        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> list[Span]:
+        """The best span of every source that has text, best first."""
+        windows = self._windows(
+            context.question.text,
+            [(f"{s.item.title}. {s.item.heading}".strip(), s.item.text or "")
+             for s in context.sources],
+        )  # fmt: skip
+        if not windows:
+            return []
+        rows = collate(windows)
+        if user or any(items):
+            self._show(rows, windows, user, items)
+        with torch.inference_mode():
+            reading = self._reader(rows)
+        return spans(reading, windows)
+
+    def support(self, statement: str, texts: Sequence[str]) -> list[dict[str, float]]:
+        """How each text bears on the statement: probabilities of `reader.SUPPORT`."""
+        out = []
+        for text in texts:  # one by one: a text's verdict must not depend on its neighbours
+            windows = self._windows(statement, [("", text)])
+            with torch.inference_mode():
+                logits = self._reader(collate(windows)).support[:, 0]
+            # a long text supports or contradicts where its best part does
+            best = logits[logits[:, :2].logsumexp(1).sub(logits[:, 2]).argmax()]
+            out.append(dict(zip(SUPPORT, best.softmax(0).tolist(), strict=True)))
+        return out
+
+    def _windows(self, question: str, items: Sequence[tuple[str, str]]) -> list[Window]:
+        flat = tokenise(self._tokenizer, [question, *[t for item in items for t in item]])
+        pairs = [(flat[1 + 2 * i].ids, flat[2 + 2 * i]) for i in range(len(items))]
+        return pack(flat[0].ids, pairs)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def _look(self, key: str, required: bool = False) -> Seen | None:
+        if key in self._seen:
+            self._seen.move_to_end(key)
+            return self._seen[key]
+        try:
+            picture = decode_picture(self._blobs.get(key), max_side=512)
+        except RagOwlError as error:
+            if required:
+                raise InvalidQuestion(
+                    f"a picture of the question cannot be read: {error}"
+                ) from error
+            return None  # an item whose picture is gone is still read
+        features, pooled = see(self._eyes, [picture])
+        seen = self._seen[key] = Seen(features[0], pooled[0])
+        if len(self._seen) > _MANY_PICTURES:
+            self._seen.popitem(last=False)
+        return seen
+
+    def _show(
+        self,
+        rows: Rows,
+        windows: Sequence[Window],
+        user: Sequence[Seen],
+        items: Sequence[Seen | None],
+    ) -> None:
+        """Put the pictures into the rows: the user's after the question, an item's before it."""
+        vectors = [i.pooled.numpy() if i else None for i in items]
+        asked = np.stack([u.pooled.numpy() for u in user]) if user else np.zeros((0, 1), np.float32)
+        likeness = similarities(asked, vectors)
+        rows.similarities = spread(
+            windows, [[likeness[p.item] if user else UNLIKE for p in w.pieces] for w in windows]
+        )
+        B, T = rows.ids.shape
+        N = len(user) + max(len(w.pieces) for w in windows)
+        some = next(s for s in [*user, *items] if s is not None)
+        sight = Sight(
+            torch.zeros(B, N, *some.features.shape),
+            torch.zeros(B, N, *some.pooled.shape),
+            torch.zeros(B, N, dtype=torch.long),
+            torch.zeros(B, T, N, dtype=torch.bool),
+        )
+        for b, window in enumerate(windows):
+            for n, seen in enumerate(user):
+                sight.patches[b, n], sight.pooled[b, n] = seen.features, seen.pooled
+                sight.positions[b, n] = window.question_end
+                sight.visible[b, : len(window.ids), n] = True
+            for i, piece in enumerate(window.pieces):
+                own = items[piece.item]
+                if own is not None:
+                    n = len(user) + i
+                    start, end = window.piece_range(i)
+                    sight.patches[b, n], sight.pooled[b, n] = own.features, own.pooled
+                    sight.positions[b, n] = start
+                    sight.visible[b, start:end, n] = True
+        rows.sight = sight
+
+    def likeness(self, one: Seen, other: Seen) -> float:
+        """Cosine of two pictures, weighed as the picture embedder weighs them."""
+        both = torch.stack([one.pooled, other.pooled])
+        a, b = weigh(both, self._calibration["instance_share"], self._eyes)
+        return float(a @ b)
+
+    def _best_match(self, seen: Seen, items: Sequence[Seen | None]) -> tuple[int, float] | None:
+        scored = [(self.likeness(seen, s), i) for i, s in enumerate(items) if s is not None]
+        return (max(scored)[1], max(scored)[0]) if scored else None
+
+    # --- saying ----------------------------------------------------------------------------------
+
+    def _write(self, context: Context, found: Sequence[Span], likely: float) -> Draft:
+        chosen = [found[0]]
+        pictured = bool(context.question.pictures)
+        if not pictured and _LIST.match(context.question.text.strip()):
+            floor = self._calibration["threshold"]
+            chosen += [s for s in found[1:] if self.answerable(s.score) >= floor]
+        short = ", ".join(
+            OrderedDict.fromkeys(context.sources[s.item].item.text[s.start : s.end] for s in chosen)  # type: ignore[index]
+        )
+        text, attributions = "", []
+        for span in chosen:
+            body = context.sources[span.item].item.text or ""
+            a, b = _sentence(body, span.start, span.end)
+            pieces = [(span.start, span.end)]
+            if body[a:b].strip(" .") != body[span.start : span.end].strip(" ."):
+                pieces.append((a, b))
+            for start, end in pieces:
+                said = " ".join(body[start:end].split())
+                at = len(text) + bool(text)
+                text += f"{chr(10) if text else ''}{said} [{span.item + 1}]"
+                attributions.append(Attribution(at, at + len(said), span.item, start, end))
+        return Draft(text, tuple(attributions), short, likely, model=self.name)
+
+    def _recognise(
+        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> Draft | None:
+        """The item whose picture matches, by its title, where no text could be pointed at."""
+        match = self._best_match(user[0], items)
+        if match is None or match[1] < self._calibration["same"]:
+            return None
+        index, score = match
+        title = context.sources[index].item.title
+        text = f"{title} [{index + 1}]: its picture matches (similarity {score:.2f})."
+        place = Attribution(0, len(title), index)
+        return Draft(text, (place,), title, score, model=self.name)
+
+    def _compare(
+        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> Draft:
+        score = self.likeness(*user)
+        same = score >= self._calibration["same"]
+        asks_difference = re.search(r"\bdiffer", context.question.text, re.I) is not None
+        short = "Yes" if same != asks_difference else "No"
+        verb = "show the same" if same else "do not show the same"
+        text = f"{short}: the two pictures {verb} (similarity {score:.2f})."
+        attributions = []
+        for name, seen in zip(("first", "second"), user, strict=True):
+            match = self._best_match(seen, items)
+            if match and match[1] >= self._calibration["same"]:
+                at = len(text) + 1
+                said = f"The {name} looks like {context.sources[match[0]].item.title}"
+                text += f" {said} [{match[0] + 1}]."
+                attributions.append(Attribution(at, at + len(said), match[0]))
+        return Draft(text, tuple(attributions), short, model=self.name)
+
+
+def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
+    """The sentences that a span stands in."""
+    touched = [(a, b) for a, b in sentence_spans(text) if a < end and start < b]
+    return (touched[0][0], touched[-1][1]) if touched else (start, end)
+
+
+def _lexical(context: Context, model: str) -> Draft:
+    """The sentence of each source that shares most words with the question; no claim to answer."""
+    wanted = set(query_terms(context.question.text))
+    scored = []
+    for index, source in enumerate(context.sources):
+        body = source.item.text or ""
+        for a, b in sentence_spans(body):
+            shared = len(wanted & set(query_terms(body[a:b])))
+            if shared:
+                scored.append((shared, -index, a, b))
+    text, attributions = NOT_READ, []
+    for _, minus, a, b in sorted(scored, reverse=True)[:3]:
+        said = " ".join((context.sources[-minus].item.text or "")[a:b].split())
+        at = len(text) + 1
+        text += f"\n{said} [{1 - minus}]"
+        attributions.append(Attribution(at, at + len(said), -minus, a, b))
+    if not attributions:
+        text = "This model reads English only, and no retrieved passage shares a word with this."
+        return Draft(text, abstained=True, model=model)
+    return Draft(text, tuple(attributions), model=model)
