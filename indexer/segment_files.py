@@ -31,7 +31,7 @@ Flags = NDArray[np.bool_]
 
 FORMAT = 1
 INDEX_TYPES = ("flat", "hnsw", "ivf")
-HNSW_FROM = 50_000  # "auto": a flat scan of 50,000 x 384 takes about 8 ms on one core
+HNSW_FROM = 50_000  # "auto": a flat scan of 50,000 x 384 takes about 4 ms on one core
 IVF_FROM = 1_000_000  # "auto": two cores add 5,000 rows a second to a graph, 40,000 to lists
 HNSW_LINKS = 16  # per row; 32 adds 8 % of memory and no recall at 100,000 rows
 HNSW_BUILD_WIDTH = 80  # efConstruction
