@@ -164,8 +164,8 @@ def ask(
 
     with _open(data) as owl:
         answers = [
-            owl.ask(collection, question, list(image or []), _filters(filter), k, name)
-            for name in model or [None]
+            owl.ask(collection, question, list(image or []), _filters(filter), k, name or None)
+            for name in (model or [""])
         ]
     if as_json:
         written = [wire.answer(answer) for answer in answers]
@@ -291,3 +291,7 @@ def _quiet() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+if __name__ == "__main__":
+    main()

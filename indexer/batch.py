@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from rag_owl.indexer.segment import write_segment
-from rag_owl.store import collections, documents, items, jobs, segments
+from rag_owl.store import bulk, collections, documents, items, jobs, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
@@ -32,7 +32,6 @@ class Entry:
     texts: list[str] = field(default_factory=list)  # to be embedded, of items with in_text
     picture_vectors: list[Vector] = field(default_factory=list)  # of items with in_picture
     complete: bool = False
-    unchanged: bool = False  # known before it was read
     abandoned: bool = False  # turned out unreadable after a part of it was stored
 
 
@@ -40,13 +39,11 @@ class Entry:
 class Batch:
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    items: int = 0  # of all entries together
+    unchanged: int = 0  # documents known with these bytes, this name and this metadata
     found: int = 0  # documents beyond the one that each file was counted as
     done: list[int] = field(default_factory=list)  # positions of finished inputs
     next_rows: dict[int, int] = field(default_factory=dict)  # position -> row to go on at
-
-    @property
-    def item_count(self) -> int:
-        return sum(len(entry.items) for entry in self.entries)
 
 
 def commit(
@@ -67,9 +64,16 @@ def commit(
     vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
     keys: dict[str, list[int]] = {"text": [], "picture": []}
     at = 0
+    new_keys_of = _add_strangers(session, claim, generation, batch)
     for entry in batch.entries:
         rows = text_vectors[at : at + len(entry.texts)]
         at += len(entry.texts)
+        if id(entry) in new_keys_of:
+            new_keys = new_keys_of[id(entry)]
+            counters["added"] += 1
+            counters["items"] += len(new_keys)
+            _collect(entry, new_keys, rows, keys, vectors)
+            continue
         if entry.abandoned:
             documents.abandon(session, claim.collection_key, entry.document.sha256)
             continue
@@ -101,10 +105,33 @@ def commit(
     jobs.input_done(session, claim, batch.done)
     for position, row in batch.next_rows.items():
         jobs.input_at_row(session, claim, position, row)
-    jobs.advance(session, claim, found=batch.found, skipped=len(batch.skipped), **counters)
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
+    counters["unchanged"] += batch.unchanged
+    jobs.advance(session, claim, found=batch.found, skipped=len(batch.skipped), **counters)
     return stop
+
+
+def _add_strangers(
+    session: Session, claim: Claim, generation: Generation, batch: Batch
+) -> dict[int, list[int]]:
+    """Item keys of the documents that nothing else touches, by the id() of their entry."""
+    # All entries count: a document that is also unchanged or abandoned here is no stranger.
+    alone = bulk.strangers(
+        session, claim.collection_key, [entry.document for entry in batch.entries]
+    )
+    entries = [
+        entry
+        for at, entry in enumerate(batch.entries)
+        if at in alone and entry.complete and not entry.first_ordinal
+    ]
+    keys = bulk.add(
+        session,
+        claim.collection_key,
+        generation.splitter,
+        [(entry.document, entry.items) for entry in entries],
+    )
+    return {id(entry): new for entry, new in zip(entries, keys, strict=True)}
 
 
 def _collect(

@@ -6,13 +6,14 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
-from rag_owl import db
+from rag_owl import db, paths
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.batch import Batch, Entry, commit
 from rag_owl.indexer.loaders import Input, Loaded, read, scan
@@ -59,6 +60,7 @@ class Ingest:
         self._images: list[tuple[Entry, Image]] = []
         self._size = FIRST_BATCH
         self._since = time.monotonic()
+        self._view: Session | None = None
 
     def run(self) -> bool:
         """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
@@ -106,12 +108,13 @@ class Ingest:
             found.clear()
             skipped.clear()
 
-        for each in scan([Path(path) for path in self._claim.parameters["paths"]]):
+        for each in scan([paths.load(path) for path in self._claim.parameters["paths"]]):
             if isinstance(each, Skipped):
                 skipped.append(each)
             else:
-                companion = str(each.companion) if each.companion else None
-                found.append(JobInput(position, each.name, str(each.path), companion))
+                path = paths.dump(each.path.resolve())
+                companion = paths.dump(each.companion) if each.companion else None
+                found.append(JobInput(position, each.name, path, companion, each.companion_name))
                 position += 1
             if len(found) + len(skipped) >= 1_000:
                 store()
@@ -121,11 +124,8 @@ class Ingest:
 
     def _read(self, source: JobInput) -> bool:
         """One input into the batch; False when the job is to stop."""
-        companion = Path(source.companion) if source.companion else None
-        companion_name = (
-            str(PurePosixPath(source.name).with_name(companion.name)) if companion else ""
-        )
-        file = Input(source.name, Path(source.path), companion, companion_name)
+        companion = paths.load(source.companion) if source.companion else None
+        file = Input(source.name, paths.load(source.path), companion, source.companion_name)
         for at, each in enumerate(read(file, start_row=source.next_row, limits=self._shop.limits)):
             # A file was counted as one when it was found; every further piece of it counts too.
             if at or source.next_row:
@@ -136,6 +136,8 @@ class Ingest:
                 return False
             elif each.row is not None:
                 self._batch.next_rows[source.position] = each.row + 1
+                if self._is_full() and not self._flush():
+                    return False
         self._batch.next_rows.pop(source.position, None)
         self._batch.done.append(source.position)
         return not self._is_full() or self._flush()
@@ -144,44 +146,50 @@ class Ingest:
         """One document into the batch, over as many batches as it takes; False to stop."""
         suffix = "" if loaded.row is None else loaded.name.removeprefix(source.name)
         document = NewDocument(
-            origin=str(Path(source.path).resolve()) + suffix,
+            origin=source.path + suffix,
             name=loaded.name,
             title=loaded.title,
             sha256=loaded.sha256,
             media_type=loaded.media_type,
             metadata=loaded.metadata,
         )
-        with db.reading(self._shop.engine) as session:
-            stored = documents.stored_items(
-                session,
-                self._claim.collection_key,
-                loaded.sha256,
-                self._generation.splitter,
-            )
-        if stored is None:
-            self._batch.entries.append(Entry(document, 0, unchanged=True))
-            return not self._is_full() or self._flush()
+        known = documents.find(
+            self._looking(),
+            self._claim.collection_key,
+            loaded.sha256,
+            self._generation.splitter,
+        )
+        if known is not None and known.complete:
+            if known.document == document:
+                self._batch.unchanged += 1
+            else:  # another name or other metadata
+                self._batch.entries.append(Entry(document, 0))
+            return True
+        stored = known.items if known is not None else 0
         entry = Entry(document, stored)
         try:
             if loaded.source is not None:
                 with loaded.source.open("rb") as file:
                     blob = self._shop.blobs.put(file)
+                if source.companion is None and blob != loaded.sha256:
+                    raise UnreadableMedia("changed while it was read; ingest it again")
                 entry.document = document = replace(document, blob=blob)
             self._batch.entries.append(entry)
             for item, image in self._items(loaded, skip=stored):
-                entry.items.append(item)
-                if item.in_text:
-                    entry.texts.append(_embedding_input(loaded, item))
-                if image is not None:
-                    self._images.append((entry, image))
-                    if len(self._images) >= _PICTURES_AT_ONCE:
-                        self._embed_pictures()
                 if self._is_full():
                     reached = entry.first_ordinal + len(entry.items)
                     if not self._flush():
                         return False
                     entry = Entry(document, reached)
                     self._batch.entries.append(entry)
+                entry.items.append(item)
+                self._batch.items += 1
+                if item.in_text:
+                    entry.texts.append(_embedding_input(loaded, item))
+                if image is not None:
+                    self._images.append((entry, image))
+                    if len(self._images) >= _PICTURES_AT_ONCE:
+                        self._embed_pictures()
         except (UnreadableMedia, OSError) as error:
             reason = str(error) if isinstance(error, UnreadableMedia) else _why(error)
             self._images = [pair for pair in self._images if pair[0] is not entry]
@@ -189,14 +197,20 @@ class Ingest:
                 self._batch.entries.remove(entry)
             self._batch.entries.append(Entry(document, 0, abandoned=True))
             self._batch.skipped.append(Skipped(loaded.name, reason))
-            return not self._is_full() or self._flush()
+            return True
         if not entry.first_ordinal and not entry.items:
             self._batch.entries.remove(entry)
             self._batch.skipped.append(
                 Skipped(loaded.name, "holds no text and no picture; nothing to search in it")
             )
         entry.complete = True
-        return not self._is_full() or self._flush()
+        return True
+
+    def _looking(self) -> Session:
+        """One view of the database per batch: looking up every document in its own costs more."""
+        if self._view is None:
+            self._view = Session(self._shop.engine)
+        return self._view
 
     def _items(self, loaded: Loaded, skip: int) -> Iterator[tuple[NewItem, Image | None]]:
         """The document's items after the first `skip`, each with the picture to be embedded."""
@@ -217,9 +231,12 @@ class Ingest:
     def _is_full(self) -> bool:
         batch = self._batch
         return (
-            batch.item_count >= self._size
-            or len(batch.entries) + len(batch.skipped) >= _MOST_ENTRIES
-            or (bool(batch.entries) and time.monotonic() - self._since > _LONGEST_BATCH)
+            batch.items >= self._size
+            or len(batch.entries) + len(batch.skipped) + batch.unchanged >= _MOST_ENTRIES
+            or (
+                bool(batch.entries or batch.unchanged)
+                and time.monotonic() - self._since > _LONGEST_BATCH
+            )
             or self._stopping()
         )
 
@@ -232,6 +249,9 @@ class Ingest:
 
     def _flush(self) -> bool:
         """Make the batch searchable; False when the job is to stop."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
         self._embed_pictures()
         texts = [text for entry in self._batch.entries for text in entry.texts]
         if texts:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rag_owl.indexer.graphemes import extends, grapheme_end
 from rag_owl.indexer.loaders.values import Loaded, Picture, Section
-from rag_owl.indexer.sentences import line_spans, sentence_spans
+from rag_owl.sentences import line_spans, sentence_spans
 from rag_owl.types import (
     Box,
     ImageLocation,

@@ -7,20 +7,25 @@ abstains.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rag_owl.ports import TextEmbedder
 from rag_owl.sentences import sentence_spans
+from rag_owl.terms import index_terms
 from rag_owl.types import Attribution, Context, Draft
 
 ABSTENTION = "The collection does not seem to hold an answer to this question."
 THRESHOLD = 0.5  # cosine of question and sentence under all-MiniLM-L6-v2
 _MARGIN = 0.05  # a second and third sentence must come this near to the best
 _MOST = 3
+# With a picture the subject is given by what is seen, and the sentence names what the words do not.
+_THRESHOLD_WITH_PICTURE = 0.4
 _SHORTEST = 15  # characters: shorter pieces are titles and table cells, not statements
 # A picture less like the user's than the best match by more than this shows something else.
 _PICTURE_MARGIN = 0.02
+_POSSESSIVE = re.compile(r"['’]s\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,8 @@ class SentencesAnswerer:
         self._threshold = threshold
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
-        candidates = _sentences(context, _shown_by_picture(context))
+        candidates = _sentences(context, _shown_by_picture(context) & _about_names(context))
         chosen: list[_Sentence] = []
-        best = 0.0
         if candidates:
             titles = [context.sources[c.source].item.title for c in candidates]
             vectors = self._embedder.embed_texts(
@@ -51,10 +55,9 @@ class SentencesAnswerer:
                 [f"{t}: {c.text}" for t, c in zip(titles, candidates, strict=True)]
             )
             scores = vectors @ self._embedder.embed_query(context.question.text)
-            best = float(scores.max())
-            ranked = sorted(range(len(candidates)), key=lambda at: -scores[at])
-            for at in ranked:
-                if scores[at] < max(self._threshold, best - _MARGIN) or len(chosen) == _MOST:
+            least = max(self._threshold_for(context), float(scores.max()) - _MARGIN)
+            for at in sorted(range(len(candidates)), key=lambda at: -scores[at]):
+                if scores[at] < least or len(chosen) == _MOST:
                     break
                 if candidates[at].text not in {other.text for other in chosen}:
                     chosen.append(candidates[at])
@@ -62,6 +65,31 @@ class SentencesAnswerer:
         if on_text:
             on_text(draft.text)
         return draft
+
+    def _threshold_for(self, context: Context) -> float:
+        if context.question.pictures:
+            return min(self._threshold, _THRESHOLD_WITH_PICTURE)
+        return self._threshold
+
+
+def _about_names(context: Context) -> set[int]:
+    """The sources that hold every name and number of the question.
+
+    An embedder finds "the currency of Grenada" near "the currency of Atlantis"; it answers nothing.
+    """
+    words = context.question.text.split()
+    named = {
+        term
+        for word in words[1:]  # the first word is written large anyway
+        if word[:1].isupper() or any(c.isdigit() for c in word)
+        for term in index_terms(_POSSESSIVE.sub("", word))
+    }
+    holds = set()
+    for at, source in enumerate(context.sources):
+        item = source.item
+        if named <= set(index_terms(f"{item.title} {item.heading} {item.text or ''}")):
+            holds.add(at)
+    return holds
 
 
 def _shown_by_picture(context: Context) -> set[int]:
@@ -85,7 +113,7 @@ def _sentences(context: Context, sources: set[int]) -> list[_Sentence]:
     for at in sorted(sources):
         text = context.sources[at].item.text or ""
         for start, end in sentence_spans(text):
-            if end - start >= _SHORTEST:
+            if end - start >= _SHORTEST and text[start:end] != context.sources[at].item.title:
                 found.append(_Sentence(at, start, end, text[start:end]))
     return found
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from rag_owl import db, media
 from rag_owl import jobs as job_runner
+from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
@@ -118,7 +119,7 @@ class RagOwl:
         """
         if isinstance(paths, str | bytes | os.PathLike) or not paths:
             raise InvalidInput("give a list of at least one file or folder to ingest")
-        absolute = [os.path.abspath(os.fspath(path)) for path in paths]
+        absolute = [stored_paths.dump(Path(os.path.abspath(path))) for path in paths]
         with db.writing(self.engine) as session:
             target = collections.get_or_create(session, collection)
             job_id, _ = job_rows.create(session, target.key, "ingest", {"paths": absolute})

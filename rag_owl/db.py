@@ -213,8 +213,9 @@ class JobInputRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
-    path: Mapped[str] = mapped_column(Text)
-    companion: Mapped[str | None] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)  # as rag_owl.paths writes it
+    companion: Mapped[str | None] = mapped_column(Text)  # the text beside a picture
+    companion_name: Mapped[str] = mapped_column(Text)
     done: Mapped[bool] = mapped_column(Boolean, default=False)
     next_row: Mapped[int] = mapped_column(Integer, default=0)
     attempts: Mapped[int] = mapped_column(Integer, default=0)

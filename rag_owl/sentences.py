@@ -1,28 +1,88 @@
-"""Where sentences begin and end, in any script that marks its sentence ends."""
+"""Where sentences and lines are, by rules that hold for most scripts and need no model."""
 
 from __future__ import annotations
 
-import regex
+import re
+from collections.abc import Iterator
 
-# An end mark with its closing quotes and brackets, then space (none needed after CJK marks), or an
-# empty line. Not after an initial, a known abbreviation, or between digits.
-_END = regex.compile(
-    r"(?:(?<!\b(?:\p{Lu}|Dr|Mr|Mrs|Ms|Prof|St|vs|etc|e\.g|i\.e|cf|approx|ca|No|Fig|Vol|pp|Jr|Sr|Inc|Ltd"
-    r"|Co|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec))[.!?…]+[\"'”’)\]»]*(?=\s|$)"
-    r"|[。！？｡]+[」』”’）]*)"
-    r"|(?=\n\s*\n)|(?=\n\s*[-*•|] )"
+_CLOSERS = "\"'”’»›)\\]}」』）】〉》〕］"
+_END = re.compile(
+    # Full stops of Chinese and Japanese end a sentence wherever they stand; a full stop between
+    # digits does not count as one. The others need white space after them.
+    rf"[。！？｡]+[{_CLOSERS}]*"
+    rf"|[.!?…।॥؟۔።]+[{_CLOSERS}*_]*(?=\s)"
+    # The end of a paragraph, and a line before an entry of a list or a heading.
+    r"|\n[ \t]*\n"
+    r"|\n(?=[ \t]*(?:[-*+•‣–][ \t]|\d{1,3}[.)][ \t]|\#{1,6}[ \t]|>[ \t]|\|))"
 )
+_ABBREVIATED = """
+adm al appt approx aug bd bros bsp bzw ca capt cf cmdr co corp dec dept dr ed eds etc evtl feb ff
+fr gen gov hon hr hrsg ibid ie inc incl jan jr lt ltd maj mfg misc mr mrs ms mt nov nr oct op pp
+pres prof pt rep resp rev sen sep sept sgt sog sr ss st str supp tel u.a usw vgl viz vols vs z.b
+"""
+_ABBREVIATIONS = frozenset(_ABBREVIATED.split())
+# Words of their own as well, and abbreviations only before a number: "No. 5", but "He said no."
+_NUMBERED = "art cap ch chap col fig figs kap max min no nos p sec tab v vol"
+_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
+_ENDING_ABBREVIATIONS = frozenset(("etc", "usw", "inc", "ltd", "co", "corp", "jr", "sr"))
+_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«„]*$")
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each sentence, in order, without surrounding space."""
-    spans = []
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Sentences without the white space around them; nothing but white space is between them."""
     start = 0
-    for end in [match.end() for match in _END.finditer(text)] + [len(text)]:
-        sentence = text[start:end]
-        stripped = sentence.strip()
-        if stripped:
-            first = start + sentence.index(stripped)
-            spans.append((first, first + len(stripped)))
-        start = max(start, end)
-    return spans
+    for match in _END.finditer(text):
+        if match[0][0] in ".!?…" and not _ends_sentence(text, match):
+            continue
+        yield from _stripped(text, start, match.end())
+        start = match.end()
+    yield from _stripped(text, start, len(text))
+
+
+def line_spans(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    while (newline := text.find("\n", start)) >= 0:
+        yield from _stripped(text, start, newline)
+        start = newline + 1
+    yield from _stripped(text, start, len(text))
+
+
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+    after = _next_visible(text, match.end())
+    if after.islower():  # "approx. five", "e.g. this", "… and so on"
+        return False
+    if match[0] != ".":
+        return True
+    word = _word_before(text, match.start())
+    bare = word.lower()
+    if len(word) == 1 and word.isalpha() and word.isupper():  # an initial: "J. Smith"
+        return False
+    if "." in bare and all(len(part) == 1 for part in bare.split(".")):  # "e.g", "U.S", "z.B"
+        return False
+    if bare in _ABBREVIATIONS:
+        return bare in _ENDING_ABBREVIATIONS and after.isupper()
+    if bare in _BEFORE_NUMBERS and after.isdigit():
+        return False
+    line = text.rfind("\n", 0, match.start()) + 1
+    return not (word.isdigit() and len(word) <= 3 and text[line : match.start()].strip() == word)
+
+
+def _word_before(text: str, end: int) -> str:
+    found = _WORD_BEFORE.search(text, max(0, end - 24), end)
+    return found[0] if found else ""
+
+
+def _next_visible(text: str, position: int) -> str:
+    for char in text[position : position + 64]:
+        if not char.isspace():
+            return char
+    return ""
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    if start < end:
+        yield start, end

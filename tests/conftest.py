@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a server: the one that RAG_OWL_TEST_POSTGRES names, or one out of a wheel."""
     given = os.environ.get("RAG_OWL_TEST_POSTGRES")
     if given:
@@ -29,7 +31,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     import pgserver
 
-    folder = tmp_path_factory.mktemp("postgres")
+    # Not below pytest's own folder: another run would take its permissions from the server's user.
+    folder = tempfile.mkdtemp(prefix="rag-owl-postgres-")
     for patience in (True, True, False):  # it waits ten seconds, too few when busy
         try:
             server = pgserver.get_server(folder)
@@ -42,6 +45,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.psql("SELECT pg_reload_conf()")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("companion", sa.Text(), nullable=True),
+        sa.Column("companion_name", sa.Text(), nullable=False),
         sa.Column("done", sa.Boolean(), nullable=False),
         sa.Column("next_row", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),

@@ -37,41 +37,62 @@ def add(
     first_ordinal: int,
 ) -> list[int]:
     """Store the items and index their words; their keys, in order."""
-    version = "" if splitter == 1 else f"s{splitter}."
+    return add_to(session, collection_key, splitter, [(revision, items, first_ordinal)])[0]
+
+
+def add_to(
+    session: Session,
+    collection_key: int,
+    splitter: int,
+    additions: Sequence[tuple[OpenRevision, Sequence[NewItem], int]],
+) -> list[list[int]]:
+    """As `add`, for many revisions at once: (revision, its items, ordinal of the first)."""
     rows = [
-        {
-            "id": f"{revision.document_id}.{revision.number}.{version}{ordinal}",
-            "revision_key": revision.key,
-            "splitter": splitter,
-            "ordinal": ordinal,
-            "kind": item.kind,
-            "text": item.text,
-            "heading": item.heading,
-            "location": locations.dump(item.location),
-            "text_boxes": locations.dump_boxes(item.text_boxes),
-            "picture": item.picture,
-            "in_text": item.in_text,
-            "in_picture": item.in_picture,
-        }
-        for ordinal, item in enumerate(items, first_ordinal)
+        _row(revision, splitter, ordinal, item)
+        for revision, items, first in additions
+        for ordinal, item in enumerate(items, first)
     ]
     if not rows:
-        return []
-    keys = list(
-        session.scalars(insert(ItemRow).returning(ItemRow.key, sort_by_parameter_order=True), rows)
+        return [[] for _ in additions]
+    keys = iter(
+        session.scalars(
+            insert(ItemRow).returning(ItemRow.key, sort_by_parameter_order=True), rows
+        ).all()
     )
-    if revision.current:
-        words.add(
-            session,
-            collection_key,
-            (
-                (key, f"{item.heading}\n{item.text or ''}")
-                for key, item in zip(keys, items, strict=True)
-            ),
-        )
-    else:  # found only when its revision takes its predecessor's place
-        segments.bury(session, collection_key, revision.key)
-    return keys
+    keyed = [[(next(keys), item) for item in items] for _, items, _ in additions]
+    searched = [
+        pair
+        for (revision, _, _), pairs in zip(additions, keyed, strict=True)
+        if revision.current
+        for pair in pairs
+    ]
+    words.add(
+        session,
+        collection_key,
+        ((key, f"{item.heading}\n{item.text or ''}") for key, item in searched),
+    )
+    for revision, _, _ in additions:
+        if not revision.current:  # found only when it takes its predecessor's place
+            segments.bury(session, collection_key, revision.key)
+    return [[key for key, _ in pairs] for pairs in keyed]
+
+
+def _row(revision: OpenRevision, splitter: int, ordinal: int, item: NewItem) -> dict[str, Any]:
+    version = "" if splitter == 1 else f"s{splitter}."
+    return {
+        "id": f"{revision.document_id}.{revision.number}.{version}{ordinal}",
+        "revision_key": revision.key,
+        "splitter": splitter,
+        "ordinal": ordinal,
+        "kind": item.kind,
+        "text": item.text,
+        "heading": item.heading,
+        "location": locations.dump(item.location),
+        "text_boxes": locations.dump_boxes(item.text_boxes),
+        "picture": item.picture,
+        "in_text": item.in_text,
+        "in_picture": item.in_picture,
+    }
 
 
 _COLUMNS = (

@@ -37,6 +37,7 @@ class JobInput:
     name: str
     path: str
     companion: str | None
+    companion_name: str = ""
     next_row: int = 0
     attempts: int = 0
 
@@ -151,6 +152,7 @@ def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> No
                     "name": i.name,
                     "path": i.path,
                     "companion": i.companion,
+                    "companion_name": i.companion_name,
                     "done": False,
                     "next_row": 0,
                     "attempts": 0,
@@ -167,7 +169,10 @@ def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[J
         .order_by(JobInputRow.position)
         .limit(limit)
     )
-    return [JobInput(r.position, r.name, r.path, r.companion, r.next_row, r.attempts) for r in rows]
+    return [
+        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row, r.attempts)
+        for r in rows
+    ]
 
 
 def input_done(session: Session, claim: Claim, positions: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from rag_owl.terms import index_terms, query_terms
 # How many postings one query may touch. Where a term stands nearly everywhere its BM25 is nearly
 # nothing, but it costs most of the time: a long query loses its commonest terms first.
 POSTINGS = 20_000
+NEGLIGIBLE = 0.01  # of the best score
 
 
 def add(session: Session, collection_key: int, items: Iterable[tuple[int, str]]) -> None:
@@ -102,8 +103,11 @@ def search(
     if not terms or (allowed is not None and not len(allowed)):
         return []
     if _is_sqlite(session):
-        return _search_sqlite(session, collection_key, terms, limit, allowed)
-    return _search_postgresql(session, collection_key, terms, counts, limit, allowed)
+        hits = _search_sqlite(session, collection_key, terms, limit, allowed)
+    else:
+        hits = _search_postgresql(session, collection_key, terms, counts, limit, allowed)
+    # What shares only words that stand everywhere is no match beside one that shares a rare word.
+    return [hit for hit in hits if hit[1] >= NEGLIGIBLE * hits[0][1]]
 
 
 def _count(session: Session, terms: Sequence[str]) -> dict[str, int]:

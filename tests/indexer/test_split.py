@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag_owl.indexer.loaders import Loaded, Section, document_text
-from rag_owl.indexer.sentences import line_spans, sentence_spans
 from rag_owl.indexer.split import MAX_CHARS, TARGET_CHARS, merge_lines, passages, split
+from rag_owl.sentences import line_spans, sentence_spans
 from rag_owl.types import PageLocation, TextBox, TextLocation
 
 

@@ -111,9 +111,12 @@ def test_a_first_revision_is_searched_while_it_grows_a_later_one_when_complete(
     shelf.put("a", "two", complete=False)
     assert shelf.searched() == {"a": "one"}
     with db.reading(shelf.engine) as session:
-        assert documents.stored_items(session, shelf.key, "one", 1) is None
-        assert documents.stored_items(session, shelf.key, "two", 1) == 1
-        assert documents.stored_items(session, shelf.key, "three", 1) == 0
+        one, two = (documents.find(session, shelf.key, sha, 1) for sha in ("one", "two"))
+        assert one is not None
+        assert one.complete
+        assert two is not None
+        assert (two.complete, two.items, two.document.origin) == (False, 1, "a")
+        assert documents.find(session, shelf.key, "three", 1) is None
     shelf.put("a", "two")
     assert shelf.searched() == {"a": "two"}
 
