@@ -33,6 +33,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 GateKind: TypeAlias = Literal["dynamic", "static", "fused"]
+Stretch: TypeAlias = tuple[int, int, int]  # first token, end, visible pictures
 
 # The fused variant needs a causal corner in its mask; rows x keys of one call stay below this.
 MAX_MASK_ELEMENTS = 16 * 1024 * 1024
@@ -73,7 +74,7 @@ class Sight:
             kept.values[layer] = self.values[layer][:, : count * self.patches]
         return kept
 
-    def stretches(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    def stretches(self, first: int, last: int) -> Iterator[Stretch]:
         """Tokens [first, last) as (begin, end, visible pictures), cut where a picture appears."""
         begin = first
         while begin < last:
@@ -227,84 +228,82 @@ class HyperAttention(Qwen2Attention):  # type: ignore[misc]  # transformers is u
         for row, (sight, span) in enumerate(zip(hyper.sights, hyper.spans, strict=True)):
             if sight is None:
                 rows.append(own[row])
-            elif self.gate_kind == "fused":
-                rows.append(
-                    self._fused_row(query[row], key[row], value[row], own[row], sight, span)
-                )
             else:
-                rows.append(self._gated_row(query[row], own[row], sight, span))
+                text = key[row], value[row]
+                rows.append(self._row(query[row], *text, own[row], sight, span))
         return torch.stack(rows)
 
-    def _gated_row(self, query: Tensor, own: Tensor, sight: Sight, span: RowSpan) -> Tensor:
-        """(H, T, E), (T, H, E) -> (T, H, E): plain attention per stretch, then the gate."""
-        pieces = [own[: span.lo]]
-        for begin, end, count in sight.stretches(span.offset, span.end):
-            a, b = begin + span.column_shift, end + span.column_shift
-            if count == 0:  # no picture yet: the gate is not applied either
-                pieces.append(own[a:b])
-                continue
-            visible = count * sight.patches
-            keys = sight.keys[self.layer_idx][None, :, :visible]
-            values = sight.values[self.layer_idx][None, :, :visible]
-            folded = self._fold(query[:, a:b])
-            seen = F.scaled_dot_product_attention(folded, keys, values, scale=self.scaling)
-            gate = self.gate_of(own[a:b])
-            pieces.append(own[a:b] * (1 - gate) + self._unfold(seen) * gate)
-        pieces.append(own[span.hi :])
-        return torch.cat(pieces)
-
-    def _fused_row(
+    def _row(
         self, query: Tensor, key: Tensor, value: Tensor, own: Tensor, sight: Sight, span: RowSpan
     ) -> Tensor:
-        """query (H, T, E), key and value (K, S, E) of the text -> (T, H, E): one softmax over both.
+        """query (H, T, E), key and value (K, S, E) of the text, own (T, H, E) -> (T, H, E)."""
+        stretches = [s for s in sight.stretches(span.offset, span.end) if s[2]]
+        if not stretches:  # no picture yet: the gate is not applied either
+            return own
+        first, K, E = stretches[0][0] + span.column_shift, self.key_heads, self.head_dim
+        # Heads that share keys become rows of one matrix, a stretch of them one view.
+        grouped = query.view(K, -1, query.shape[1], E).transpose(1, 2).contiguous()  # (K, T, G, E)
+        if self.gate_kind == "fused":
+            pieces = self._see_with_text(grouped, key, value, sight, span, stretches)
+        else:
+            pieces = self._see(grouped, sight, span, stretches)
+        folded = torch.cat(list(pieces), dim=1)  # (K, t * G, E)
+        seen = folded.view(K, span.hi - first, -1, E).transpose(0, 1).flatten(1, 2)  # (t, H, E)
+        if self.gate_kind != "fused":
+            here = own[first : span.hi]
+            gate = self.gate_of(here)
+            seen = here * (1 - gate) + seen * gate
+        return torch.cat((own[:first], seen, own[span.hi :]))
+
+    def _see(
+        self, grouped: Tensor, sight: Sight, span: RowSpan, stretches: Sequence[Stretch]
+    ) -> Iterator[Tensor]:
+        """Each stretch: plain attention to the visible prefix of the pictures -> (K, t * G, E)."""
+        keys, values = sight.keys[self.layer_idx], sight.values[self.layer_idx]
+        for begin, end, count in stretches:
+            rows = grouped[:, begin + span.column_shift : end + span.column_shift].flatten(1, 2)
+            visible = count * sight.patches
+            yield F.scaled_dot_product_attention(
+                rows[None], keys[None, :, :visible], values[None, :, :visible], scale=self.scaling
+            )[0]
+
+    def _see_with_text(
+        self,
+        grouped: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sight: Sight,
+        span: RowSpan,
+        stretches: Sequence[Stretch],
+    ) -> Iterator[Tensor]:
+        """Each stretch: one softmax over the visible pictures and the text -> (K, t * G, E).
 
         A softmax does not mind the order of its keys: with the text's keys reversed and the
-        pictures' behind them, what a stretch sees is one view of one buffer.
+        pictures' behind them, what a stretch sees is one view of one buffer. The view's first t
+        keys are the stretch's own tokens, last first; its token i sees the last i + 1 of them.
         """
-        until = span.first_key + span.end
-        text = span.end  # text keys
-        keys = torch.cat(
-            (key[:, span.first_key : until].flip(1), sight.keys[self.layer_idx]), dim=1
+        text, G = span.end, grouped.shape[2]
+        until = span.first_key + text
+        keys, values = (
+            torch.cat((own[:, span.first_key : until].flip(1), visual[self.layer_idx]), dim=1)[None]
+            for own, visual in ((key, sight.keys), (value, sight.values))
         )
-        values = torch.cat(
-            (value[:, span.first_key : until].flip(1), sight.values[self.layer_idx]), dim=1
-        )
-        pieces = [own[: span.lo]]
-        for begin, end, count in sight.stretches(span.offset, span.end):
-            a, b = begin + span.column_shift, end + span.column_shift
-            if count == 0:
-                pieces.append(own[a:b])
-                continue
-            view = slice(text - end, text + count * sight.patches)
-            pieces.extend(self._fused_stretch(query[:, a:b], keys[:, view], values[:, view]))
-        pieces.append(own[span.hi :])
-        return torch.cat(pieces)
-
-    def _fused_stretch(self, query: Tensor, keys: Tensor, values: Tensor) -> Iterator[Tensor]:
-        """The first t keys are the stretch's own tokens, last first; token i sees i + 1 of them."""
-        t, S, groups = query.shape[1], keys.shape[1], self.num_key_value_groups
-        columns = torch.arange(S, device=keys.device)
-        rows_at_once = max(1, MAX_MASK_ELEMENTS // (S * groups))
-        for first in range(0, t, rows_at_once):
-            last = min(t, first + rows_at_once)
-            own_first = t - 1 - torch.arange(first, last, device=keys.device)
-            mask = columns >= own_first[:, None]  # (rows, S)
-            seen = F.scaled_dot_product_attention(
-                self._fold(query[:, first:last]),
-                keys[None],
-                values[None],
-                mask.repeat(groups, 1),
-                scale=self.scaling,
-            )
-            yield self._unfold(seen)
-
-    def _fold(self, query: Tensor) -> Tensor:
-        """(H, t, E) -> (1, K, G * t, E): heads that share keys become rows of one matrix."""
-        return query.reshape(1, self.key_heads, -1, self.head_dim)
-
-    def _unfold(self, attended: Tensor) -> Tensor:
-        """(1, K, G * t, E) -> (t, H, E)."""
-        return attended.reshape(self.heads, -1, self.head_dim).transpose(0, 1)
+        for begin, end, count in stretches:
+            seen = slice(text - end, text + count * sight.patches)
+            columns = torch.arange(seen.stop - seen.start, device=keys.device)
+            rows_at_once = max(1, MAX_MASK_ELEMENTS // (len(columns) * G))
+            for a in range(begin, end, rows_at_once):
+                b = min(end, a + rows_at_once)
+                hidden = end - 1 - torch.arange(a, b, device=keys.device)  # own keys behind each
+                mask = columns >= hidden[:, None]  # (b - a, keys)
+                rows = grouped[:, a + span.column_shift : b + span.column_shift].flatten(1, 2)
+                yield F.scaled_dot_product_attention(
+                    rows[None],
+                    keys[:, :, seen],
+                    values[:, :, seen],
+                    mask.repeat_interleave(G, dim=0),
+                    scale=self.scaling,
+                )[0]
 
     # --- one token: decoding ------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ def look(model: Owl3, memory: VisualMemory, starts: Sequence[int]) -> Sight:
     config = model.config
     sight = Sight(list(starts), memory.patches, sees_own_start=config.gate == "fused")
     chunks = [
-        _chunk(model, memory[i : i + CHUNK], starts[i : i + CHUNK])
+        _chunk(model, memory[i : i + CHUNK], starts[i : i + CHUNK], keep=False)
         for i in range(0, len(memory) if torch.is_grad_enabled() else 0, CHUNK)
     ]
     for layer in config.hyper_indices:
@@ -89,11 +89,14 @@ def _fill(model: Owl3, memory: VisualMemory, starts: Sequence[int], sight: Sight
     K, E = model.config.num_key_value_heads, model.head_width
     shape = (K, len(memory) * memory.patches, E)
     weight = model.language_model.model.norm.weight
+    needed = 2 * len(model.config.hyper_layers) * K * E * shape[1] * weight.element_size()
+    # A prompt that is larger than the whole cache would only push the hot pictures out.
+    keep = needed <= model.picture_cache.max_bytes
     for layer in model.config.hyper_indices:
         sight.keys[layer] = weight.new_empty(shape)
         sight.values[layer] = weight.new_empty(shape)
     for i in range(0, len(memory), CHUNK):
-        chunk = _chunk(model, memory[i : i + CHUNK], starts[i : i + CHUNK])
+        chunk = _chunk(model, memory[i : i + CHUNK], starts[i : i + CHUNK], keep=keep)
         for layer, (keys, values) in chunk.items():
             place = slice(i * memory.patches, i * memory.patches + keys.shape[1])
             sight.keys[layer][:, place] = keys
@@ -101,7 +104,7 @@ def _fill(model: Owl3, memory: VisualMemory, starts: Sequence[int], sight: Sight
 
 
 def _chunk(
-    model: Owl3, memory: VisualMemory, starts: Sequence[int]
+    model: Owl3, memory: VisualMemory, starts: Sequence[int], *, keep: bool
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """A few pictures: layer -> rotated keys and values, (K, n * P, E) each."""
     cache = None if torch.is_grad_enabled() or model.training else model.picture_cache
@@ -120,7 +123,8 @@ def _chunk(
             for at, i in enumerate(missing):
                 one = {layer: (keys[at], values[at]) for layer, (keys, values) in fresh.items()}
                 kept[i] = one
-                cache.put((*state, memory.ids[i]), one)
+                if keep:
+                    cache.put((*state, memory.ids[i]), one)
     rotated = {}
     for layer in model.config.hyper_indices:
         if len(missing) == len(memory):

@@ -97,10 +97,14 @@ def test_the_cache_is_bounded_and_drops_the_oldest(model):
     size = model.picture_cache.nbytes
     assert size > 0
     model.picture_cache.max_bytes = 3 * size
-    many = model.remember(pixels(6, seed=2))
-    starts = [[1, 3, 5, 7, 9, 11]]
-    logits = model(PROMPT, many, starts)
+    for i in range(6):
+        model(PROMPT, model.remember(pixels(1, seed=2), ids=[f"p{i}"]), [[3]])
     assert len(model.picture_cache) == 3
+    many = model.remember(pixels(6, seed=2), ids=[f"p{i}" for i in range(6)])
+    starts = [[1, 3, 5, 7, 9, 11]]
+    hits = model.picture_cache.hits
+    logits = model(PROMPT, many, starts)  # larger than the cache: the hot ones stay
+    assert model.picture_cache.hits == hits + 3
     assert model.picture_cache.nbytes == 3 * size
     assert torch.allclose(model(PROMPT, many, starts), logits, atol=1e-5)
     model.picture_cache.max_bytes = 0
