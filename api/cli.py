@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -103,13 +102,12 @@ def ingest(
     from rag_owl.api import show, wire
 
     with _open(data) as owl:
-        if no_wait:
-            job = owl.ingest(collection, list(paths), wait=False)
-        elif as_json:
-            job = owl.ingest(collection, list(paths))
-        else:
+        job = owl.ingest(collection, list(paths), wait=False)
+        if as_json and not no_wait:
+            job = owl.wait_for_job(job.id)
+        elif not no_wait:
             with show.progress(err) as follow:
-                job = owl.ingest(collection, list(paths), on_progress=follow)
+                job = owl.wait_for_job(job.id, follow)
         if as_json:
             _print_json(wire.job(job))
         elif no_wait:
@@ -265,21 +263,10 @@ def main() -> None:
     """Entry point: every expected failure is one line on standard error and exit status 1."""
     _quiet()
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:  # wrong usage
-        error.show()
-        sys.exit(error.exit_code)
+        app()
     except RagOwlError as error:
         err.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}", highlight=False)
         sys.exit(1)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        err.print("stopped; an unfinished job goes on when the folder is opened again")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
-    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _quiet() -> None:

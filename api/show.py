@@ -69,7 +69,8 @@ def job(console: Console, value: Job) -> None:
 
 def answer(console: Console, value: Answer) -> None:
     style = "yellow" if value.abstained else "bold"
-    console.print(f"[{style}]{escape(value.text)}[/]", highlight=False)
+    text = "\n".join(one_line(line) for line in value.text.split("\n"))
+    console.print(f"[{style}]{escape(text)}[/]", highlight=False)
     if value.citations:
         console.print()
     for citation in value.citations:
@@ -84,7 +85,7 @@ def answer(console: Console, value: Answer) -> None:
 def _citation(console: Console, value: Citation) -> None:
     verdict = value.support.verdict
     console.print(
-        f"  [cyan]{escape(f'[{value.marker}]')}[/] [bold]{escape(value.title)}[/]  "
+        f"  [cyan]{escape(f'[{value.marker}]')}[/] [bold]{escape(one_line(value.title))}[/]  "
         f"{escape(one_line(value.document_name))}, {where(value.location)}  "
         f"{_MARKS[verdict]} {verdict}",
         highlight=False,
@@ -98,7 +99,7 @@ def retrieved(console: Console, found: list[Retrieved]) -> None:
         console.print("[yellow]Nothing was found.[/]")
     for rank, hit in enumerate(found, 1):
         console.print(
-            f"[cyan]{rank}.[/] [bold]{escape(hit.item.title)}[/]  "
+            f"[cyan]{rank}.[/] [bold]{escape(one_line(hit.item.title))}[/]  "
             f"{escape(one_line(hit.item.document_name))}, {where(hit.item.location)}  "
             f"{hit.score:.4f} by {', '.join(hit.channels)}",
             highlight=False,

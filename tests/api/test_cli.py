@@ -1,0 +1,196 @@
+"""The command line as a person or a script meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from rag_owl.api.cli import main
+
+
+class Shell:
+    """Runs `rag-owl …` in this process; every call is one command."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: Path
+    ) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        monkeypatch.setenv("RAG_OWL_DATA", str(data))
+        monkeypatch.setenv("RAG_OWL_TEXT_EMBEDDER", "hashing")
+        monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(self, *arguments: str | Path) -> tuple[int, str, str]:
+        """(exit status, standard output, standard error)."""
+        self._monkeypatch.setattr(sys, "argv", ["rag-owl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        written = self._capsys.readouterr()
+        return int(stop.value.code or 0), written.out, written.err
+
+    def json(self, *arguments: str | Path) -> Any:
+        status, out, err = self.run(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Shell:
+    return Shell(monkeypatch, capsys, tmp_path / "data")
+
+
+@pytest.fixture
+def owls(tmp_path: Path) -> Path:
+    path = tmp_path / "owls.txt"
+    path.write_text("About owls\n\nThe boreal owl weighs about 120 grams.\n")
+    return path
+
+
+def test_ingest_search_ask_for_people(shell: Shell, owls: Path) -> None:
+    status, out, _ = shell.run("ingest", "birds", owls)
+    assert status == 0
+    assert "birds: 1 added" in out
+    assert "Nothing has changed" in shell.run("ingest", "birds", owls)[1]
+    status, out, _ = shell.run("search", "birds", "boreal owl", "-k", "3")
+    assert "owls.txt, characters" in out
+    status, out, _ = shell.run("ask", "birds", "How much does the boreal owl weigh?")
+    assert status == 0
+    assert out.startswith("The boreal owl weighs about 120 grams. [1]")
+    assert "supported" in out
+    assert "birds  1 documents, 1 items" in shell.run("collections")[1]
+
+
+def test_json_is_all_that_standard_output_holds(shell: Shell, owls: Path) -> None:
+    job = shell.json("ingest", "birds", owls)
+    assert (job["state"], job["added"], job["skipped"]) == ("done", 1, [])
+    (hit,) = shell.json("search", "birds", "boreal owl")
+    assert hit["channels"] == ["text", "words"]
+    answer = shell.json("ask", "birds", "How much does the boreal owl weigh?")
+    (citation,) = answer["citations"]
+    assert citation["quote"] == "The boreal owl weighs about 120 grams."
+    assert citation["location"]["type"] == "text"
+    assert citation["support"]["verdict"] == "supported"
+    assert citation["source"]["item_id"] == hit["item"]["id"]
+    (info,) = shell.json("collections")
+    assert info["documents"] == 1
+    assert [each["id"] for each in shell.json("jobs")] == [job["id"]]
+    both = shell.json("ask", "birds", "Owls?", "--model", "sentences", "--model", "sentences")
+    assert len(both) == 2
+
+
+def test_no_wait_prints_the_job_that_a_later_command_finishes(shell: Shell, owls: Path) -> None:
+    status, out, _ = shell.run("ingest", "birds", owls, "--no-wait")
+    assert status == 0
+    job = shell.json("jobs", out.strip())
+    assert job["id"] == out.strip()
+    shell.run("ingest", "birds", owls)
+    assert shell.json("jobs", job["id"])["state"] == "done"
+
+
+def test_skipped_files_are_listed_and_the_exit_is_good(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.txt").write_text("A good text.")
+    (tmp_path / "in" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    status, out, _ = shell.run("ingest", "mixed", tmp_path / "in")
+    assert status == 0
+    assert "1 added, 1 skipped" in out
+    assert "skipped bad.png: " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "nowhere", "What?"], "no collection 'nowhere'; there are none yet."),
+        (["ask", "birds", ""], "the question is empty"),
+        (["ask", "birds", "What?", "--image", "BROKEN"], "broken.png: "),
+        (["ask", "birds", "What?", "--image", "/no/such.png"], "cannot read the picture"),
+        (["ask", "birds", "What?", "--model", "gpt"], "no answering model 'gpt'"),
+        (["ask", "birds", "What?", "--filter", "{"], "--filter is not JSON"),
+        (["search", "birds", "x", "--filter", '{"field": 1}'], "'field' (a text)"),
+        (["ingest", "Bad Name", "x"], "cannot name a collection"),
+        (["jobs", "nojob"], "no job 'nojob'"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_bad_exit(
+    shell: Shell, owls: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"GIF89a")
+    if "birds" in arguments:
+        shell.run("ingest", "birds", owls)
+    status, out, err = shell.run(*[str(broken) if a == "BROKEN" else a for a in arguments])
+    assert status == 1
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_setting_or_option_stops_the_start(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell.run("ask", "--colour")[0] == 2
+    monkeypatch.setenv("RAG_OWL_MODDEL", "x")
+    status, _, err = shell.run("collections")
+    assert status == 1
+    assert "RAG_OWL_MODDEL; did you mean RAG_OWL_MODEL" in err
+
+
+def test_a_data_folder_that_cannot_be_used(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, _, err = shell.run("collections", "--data", tmp_path / "file" / "data")
+    assert status == 1
+    assert "choose another with --data" in err.lower()
+
+
+def test_names_and_texts_cannot_drive_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "a[bold]b\x1b[31m.txt"
+    path.write_text("The \x1b]0;owned\x07 owl [red]is[/red] here." + " No more is said." * 20)
+    shell.run("ingest", "odd", path)
+    out = shell.run("search", "odd", "owl")[1] + shell.run("ask", "odd", "Is the owl here?")[1]
+    assert "\x1b" not in out
+    assert "[red]is[/red]" in out
+
+
+def test_doctor_says_what_works(shell: Shell, owls: Path) -> None:
+    shell.run("ingest", "birds", owls)
+    findings = shell.json("doctor", "--deep")
+    assert all(finding["well"] for finding in findings)
+    named = {finding["what"]: finding["detail"] for finding in findings}
+    assert "1 collections, 1 documents" in named["database"]
+    assert "torch" in named["packages"]
+
+
+def test_doctor_finds_a_damaged_segment(shell: Shell, owls: Path, tmp_path: Path) -> None:
+    shell.run("ingest", "birds", owls)
+    (index,) = (tmp_path / "data" / "segments").glob("*/index.faiss")
+    damaged = bytearray(index.read_bytes())
+    damaged[-1] ^= 1
+    index.write_bytes(damaged)
+    assert shell.run("doctor")[0] == 0
+    status, out, _ = shell.run("doctor", "--deep")
+    assert status == 1
+    assert "checksum" in out
+
+
+def test_sample_writes_plain_files(shell: Shell, tmp_path: Path) -> None:
+    assert "rag-owl ingest flags" in shell.run("sample", tmp_path / "s")[1]
+    assert (tmp_path / "s" / "ivory-coast.txt").read_text().startswith("Ivory Coast\n")
+    with Image.open(tmp_path / "s" / "japan.png") as flag:
+        assert flag.width == 480
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "sample", "ingest", "search", "ask", "collections", "jobs", "doctor", "demo"],
+)
+def test_every_command_explains_itself(shell: Shell, command: str) -> None:
+    status, out, _ = shell.run(*([command] if command else []), "--help")
+    assert status == 0
+    assert "Usage:" in out
