@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM, Qwen2RotaryEmbedding
-from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.model.hyper_attention import (
@@ -33,38 +31,9 @@ from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identi
 from rag_owl.model.owl3.pictures import PictureCache, look
 from rag_owl.model.owl3.prompt import check_prompt
 from rag_owl.model.owl3.state import DecodingState
+from rag_owl.model.owl3.vision import VisionTower
 
 PICTURES_AT_ONCE = 16  # through the vision tower
-
-
-class VisionTower(nn.Module):
-    """SigLIP up to the last layer but one, which is where the features come from.
-
-    The last layer, the final norm and the pooling head are in the checkpoints but influence
-    nothing, so they are not built.
-    """
-
-    def __init__(self, config: Owl3Config) -> None:
-        super().__init__()
-        vision = config.vision
-        siglip = SiglipVisionConfig(
-            hidden_size=vision.hidden_size,
-            intermediate_size=vision.intermediate_size,
-            num_hidden_layers=vision.num_hidden_layers - 1,
-            num_attention_heads=vision.num_attention_heads,
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-        )
-        siglip._attn_implementation = "sdpa"
-        self.embeddings = SiglipVisionEmbeddings(siglip)
-        self.encoder = SiglipEncoder(siglip)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, P, Dv)."""
-        hidden: Tensor = self.embeddings(pixel_values)
-        for layer in self.encoder.layers:
-            hidden = layer(hidden, attention_mask=None)
-        return hidden
 
 
 class Owl3(nn.Module):
@@ -95,7 +64,7 @@ class Owl3(nn.Module):
                 )
             layer = self.language_model.model.layers[index]
             layer.self_attn = HyperAttention(qwen2, index, config.gate)
-        self.vision_model = VisionTower(config)
+        self.vision_model = VisionTower(config.vision)
         Dv, D = config.vision.hidden_size, config.hidden_size
         self.vision2text_model: nn.Module = nn.Linear(Dv, D)
         if config.projector == "mlp":

@@ -193,6 +193,19 @@ def test_devices_and_dtypes(folder: Path):
             Owl3.from_pretrained(folder, device_map="cuda")
 
 
+@pytest.mark.parametrize(("bits", "error"), [("8bit", 0.02), ("4bit", 0.2)])
+def test_quantized(folder: Path, bits: str, error: float):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    model = Owl3.from_pretrained(folder, quantize=bits)
+    assert model.language_model.model.layers[1].mlp.up_proj.weight.dtype in (
+        torch.int8,
+        torch.uint8,
+    )
+    exact = MODEL(IDS, remember(1), [[3]])
+    difference = (model(IDS, model.remember(torch.zeros(1, 3, 70, 70)), [[3]]) - exact).abs()
+    assert 0 < difference.mean() / exact.abs().max() < error
+
+
 def test_the_frequencies_of_rotation_stay_wide(folder: Path):
     model = Owl3.from_pretrained(folder, dtype="bfloat16")
     wide = Owl3.from_pretrained(folder).language_model.model.rotary_emb.inv_freq
