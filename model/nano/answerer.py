@@ -77,9 +77,7 @@ class NanoAnswerer:
     def _answer(self, context: Context) -> Draft:
         if not language.reads(context.question.text):
             return _lexical(context, self.name)
-        asked = [self._look(key, required=True) for key in context.question.pictures]
-        user = [seen for seen in asked if seen is not None]
-        items = [self._look(s.item.picture) if s.item.picture else None for s in context.sources]
+        user, items = self.look_at(context)
         if len(user) == 2 and _SAME.search(context.question.text):
             return self._compare(context, user, items)
         found = self.point(context, user, items)
@@ -97,6 +95,11 @@ class NanoAnswerer:
         kind = "pictured" if pictured else "plain"
         slope, offset = (self._calibration[f"{kind}_{p}"] for p in ("slope", "offset"))
         return 1 / (1 + math.exp(-max(min(slope * score + offset, 30.0), -30.0)))
+
+    def best(self, context: Context) -> Span | None:
+        """The best span whatever the threshold; None where no source has text."""
+        found = self.point(context, *self.look_at(context))
+        return found[0] if found else None
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -137,18 +140,26 @@ class NanoAnswerer:
 
     # --- looking ---------------------------------------------------------------------------------
 
-    def _look(self, key: str, required: bool = False) -> Seen | None:
+    def look_at(self, context: Context) -> tuple[list[Seen], list[Seen | None]]:
+        """The user's pictures and, per source, its picture. Raises `InvalidQuestion`."""
+        items = [self._item_picture(s.item.picture) for s in context.sources]
+        return [self.look(key) for key in context.question.pictures], items
+
+    def _item_picture(self, key: str | None) -> Seen | None:
+        try:
+            return self.look(key) if key else None
+        except InvalidQuestion:
+            return None  # an item whose picture is gone or damaged is still read
+
+    def look(self, key: str) -> Seen:
+        """What the eyes see in a stored picture. Raises `InvalidQuestion`."""
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
         try:
             picture = decode_picture(self._blobs.get(key), max_side=512)
         except RagOwlError as error:
-            if required:
-                raise InvalidQuestion(
-                    f"a picture of the question cannot be read: {error}"
-                ) from error
-            return None  # an item whose picture is gone is still read
+            raise InvalidQuestion(f"a picture of the question cannot be read: {error}") from error
         features, pooled = see(self._eyes, [picture])
         seen = self._seen[key] = Seen(features[0], pooled[0])
         if len(self._seen) > _MANY_PICTURES:

@@ -1,0 +1,193 @@
+"""What owl-nano learns from: episodes, statements, warps, and their losses."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from rag_owl.model.nano import minilm
+from rag_owl.model.nano.likeness import similarities
+from rag_owl.model.nano.window import tokenise
+from rag_owl.model.train.nano import warp
+from rag_owl.model.train.nano.export import logistic
+from rag_owl.model.train.nano.eyes import contrastive, precision_at_5
+from rag_owl.model.train.nano.passages import (
+    Article,
+    Asked,
+    Passage,
+    crop,
+    occurrences,
+    sentence_tokens,
+    squad_episode,
+    token_range,
+)
+from rag_owl.model.train.nano.pictures import same_looking
+from rag_owl.model.train.nano.reader import pointer_loss, windows_of
+from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, declare, statement, swaps
+
+TEXTS = [
+    "The owl Athene lived in Athens. It was 27 years old in 1850. Florence Nightingale owned it.",
+    "Barn owls hunt at night. They eat 3 or 4 mice. Many live in Scotland and in Wales.",
+    "Snowy owls nest in the Arctic. Their eggs hatch after 32 days.",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return minilm.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def article(tokenizer):
+    coded = tokenise(tokenizer, TEXTS)
+    passages = [Passage(t, c, sentence_tokens(t, c)) for t, c in zip(TEXTS, coded, strict=True)]
+    return Article("Owls", passages)
+
+
+def test_occurrences_are_whole_words():
+    assert occurrences("cat concat cat, cats", "cat") == [(0, 3), (11, 14)]
+
+
+def test_token_range_finds_the_words_of_the_characters(article):
+    text, tokens = TEXTS[0], article.passages[0].tokens
+    start = text.index("Florence")
+    first, last = token_range(tokens, start, start + len("Florence Nightingale"))
+    assert text[tokens.spans[first, 0] : tokens.spans[last, 1]] == "Florence Nightingale"
+    assert token_range(tokens.cut(0, 4), start, start + 8) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_crop_is_whole_sentences_around_the_answer(article, seed):
+    passage = article.passages[0]
+    start = TEXTS[0].index("1850")
+    around = token_range(passage.tokens, start, start + 4)[0]
+    shown = crop(passage, around, random.Random(seed), 22)
+    assert len(shown.ids) <= 22
+    said = TEXTS[0][shown.spans[0, 0] : shown.spans[-1, 1]]
+    assert "1850" in said
+    assert said.endswith(".")
+
+
+@pytest.mark.parametrize("answerable", [True, False])
+def test_an_episode_points_at_the_answer_or_at_nothing(article, answerable):
+    start = TEXTS[1].index("Scotland")
+    asked = Asked("Where?", "Scotland", [(start, start + 8)], 1)
+    none = np.zeros(0, np.int32)
+    for seed in range(5):
+        episode = squad_episode(
+            article, asked, random.Random(seed), none, passages=3, answerable=answerable, limit=60
+        )
+        whole = article.passages[1].tokens.ids.tolist()
+        assert any(t.ids.tolist() == whole for _, t in episode.items) == answerable
+        for item, first, last in episode.answers:
+            spans = episode.items[item][1].spans
+            assert TEXTS[1][spans[first, 0] : spans[last, 1]] == "Scotland"
+        assert bool(episode.answers) == answerable
+
+
+def test_the_pointer_loss_is_least_where_the_answer_is(article, tokenizer):
+    start = TEXTS[1].index("Scotland")
+    asked = Asked("Where?", "Scotland", [(start, start + 8)], 1)
+    none = np.zeros(0, np.int32)
+    episode = squad_episode(
+        article, asked, random.Random(0), none, passages=2, answerable=True, limit=60
+    )
+    windows = windows_of(tokenizer, [episode])
+    item, first, last = episode.answers[0]
+    logits = torch.zeros(2, 1, len(windows[0].ids))
+    losses = []
+    for at in (windows[0].starts[item] + first, 0):
+        sharp = logits.clone()
+        sharp[0, 0, at] = sharp[1, 0, at + (last - first if at else 0)] = 9.0
+        losses.append(float(pointer_loss(sharp[0], sharp[1], windows, [episode])))
+    assert losses[0] < 0.1 < 5 < losses[1]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        ("Who wrote Hamlet?", "Shakespeare", "Shakespeare wrote Hamlet."),
+        ("What is the capital of Peru?", "Lima", "The capital of Peru is Lima."),
+        ("Where is Lima?", "Peru", "Lima is in Peru."),
+        ("Which owl was white?", "Hedwig", "Hedwig was white."),
+        ("How did it end?", "badly", "How did it end? badly."),
+    ],
+)
+def test_questions_become_statements(question, answer, said):
+    assert declare(question, answer) == said
+
+
+def test_swaps_are_of_the_answer_s_kind():
+    assert swaps("1850", TEXTS[0]) == ["27"]
+    assert "Athens" in swaps("Florence Nightingale", TEXTS[0])
+    assert not any("Florence" in s for s in swaps("Florence Nightingale", TEXTS[0]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_contradicting_statement_does_not_hold_the_answer(article, seed):
+    start = TEXTS[0].index("1850")
+    asked = Asked("In what year was it 27?", "1850", [(start, start + 4)], 0)
+    said, kind = statement(article, asked, random.Random(seed), CONTRADICTED)
+    assert kind == CONTRADICTED
+    assert "1850" not in said
+    said, kind = statement(article, asked, random.Random(seed), SUPPORTED)
+    assert kind == SUPPORTED
+    assert "1850" in said
+
+
+def test_warps_keep_the_shape_and_the_range_and_repeat():
+    flags = warp.invent(4, 32, torch.Generator().manual_seed(3))
+    assert flags.shape == (4, 3, 32, 32)
+    assert 0 <= float(flags.min()) <= float(flags.max()) <= 1
+    ground = torch.zeros(4, 3, 24, 24)
+    photos = [
+        warp.photograph(flags, torch.full((4,), 1.5), ground, 24, torch.Generator().manual_seed(5))
+        for _ in range(2)
+    ]
+    assert photos[0].shape == (4, 3, 24, 24)
+    assert 0 <= float(photos[0].min()) <= float(photos[0].max()) <= 1
+    torch.testing.assert_close(photos[0], photos[1], atol=0, rtol=0)
+
+
+def test_identical_flags_count_as_one():
+    a, b = np.zeros((2, 8, 8, 3), np.uint8)
+    b[:4] = 255
+    assert same_looking(np.stack([a, b, a, b, a])).tolist() == [0, 1, 0, 1, 0]
+
+
+def test_contrast_is_least_when_views_of_one_thing_agree():
+    things = torch.eye(4)
+    labels = torch.arange(4).repeat(2)
+    agree = contrastive(torch.cat([things, things]), labels)
+    differ = contrastive(torch.cat([things, things.flip(0)]), labels)
+    assert float(agree) < 0.01 < 1 < float(differ)
+
+
+def test_precision_at_five_of_perfect_and_of_useless_vectors():
+    labels = torch.arange(40).repeat_interleave(6)
+    assert precision_at_5(torch.eye(40)[labels], labels, rounds=20) == pytest.approx(1.0)
+    torch.manual_seed(0)
+    noise = torch.nn.functional.normalize(torch.randn(240, 16), dim=-1)
+    assert precision_at_5(noise, labels, rounds=100) < 0.2
+
+
+def test_likeness_says_which_item_stands_out():
+    one, two = np.eye(512, dtype=np.float32)[[0, 1]]
+    one[128 + 5] = two[128 + 6] = 1.0
+    rows = similarities(one[None], [two, None, one])
+    assert rows[1] == [0.0] * 5
+    assert rows[2][1] > rows[0][1]
+    assert rows[2][3] > 0 > rows[0][3]
+    assert similarities(np.zeros((0, 512), np.float32), [one]) == [[0.0] * 5]
+
+
+def test_the_logistic_fit_finds_the_curve():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 3, 4000)
+    truths = rng.random(4000) < 1 / (1 + np.exp(-(0.8 * scores - 1)))
+    slope, offset = logistic(scores.tolist(), truths.tolist())
+    assert slope == pytest.approx(0.8, abs=0.1)
+    assert offset == pytest.approx(-1.0, abs=0.2)
