@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from rag_owl.model.owl3.evidence_prompt import (
     View,
     lay_out,
 )
-from rag_owl.model.owl3.features import FeatureStore
+from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
 from rag_owl.model.owl3.generate import Request, stream
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.model import Owl3
@@ -95,11 +95,7 @@ class Owl3Answerer:
         """
         laid, prompt = self._fitting(context)
         with torch.no_grad():
-            memories = [
-                self._remember(view, mine=source is None)
-                for view, source in zip(laid.views, laid.source_of_view, strict=True)
-            ]
-            memory = VisualMemory.cat(memories) if memories else None
+            memory = self._remember(laid)
             request = Request(
                 prompt.input_ids, memory, prompt.image_starts, self._sampling, attention=True
             )
@@ -120,7 +116,7 @@ class Owl3Answerer:
         """
         if self._features is None:
             return False
-        self._remember(View(key, key), mine=False)
+        self._features.remember(self.model, [key], lambda _: self._pixels([View(key, key)]))
         return self._features.get(self.model.memory_identity, key) is not None
 
     # --- the prompt -------------------------------------------------------------------------
@@ -154,14 +150,31 @@ class Owl3Answerer:
             sources.append(found)
         return replace(context, sources=tuple(sources))
 
-    def _remember(self, view: View, *, mine: bool) -> VisualMemory:
-        def pixels() -> Tensor:
-            picture = view.frame or decode_picture(self._blobs.get(view.blob))
-            return self.processor.pixels([picture])
+    def _remember(self, laid: EvidencePrompt) -> VisualMemory | None:
+        """The features of all pictures of the prompt; the user's own are never stored."""
+        theirs = [v for v, s in zip(laid.views, laid.source_of_view, strict=True) if s is not None]
+        mine = laid.views[len(theirs) :]  # they stand behind the evidence
+        pieces = []
+        if theirs and self._features is not None:
+            pieces.append(
+                self._features.remember(
+                    self.model,
+                    [view.key for view in theirs],
+                    lambda places: self._pixels([theirs[i] for i in places]),
+                )
+            )
+            theirs = []
+        rest = theirs + mine
+        pieces += [
+            self.model.remember(self._pixels(some), ids=[view.key for view in some])
+            for some in (rest[i : i + AT_ONCE] for i in range(0, len(rest), AT_ONCE))
+        ]
+        return VisualMemory.cat(pieces) if pieces else None
 
-        if self._features is not None and not mine:
-            return self._features.remember(self.model, view.key, pixels)
-        return self.model.remember(pixels(), ids=[view.key])
+    def _pixels(self, views: Sequence[View]) -> Tensor:
+        return self.processor.pixels(
+            [view.frame or decode_picture(self._blobs.get(view.blob)) for view in views]
+        )
 
     # --- the draft --------------------------------------------------------------------------
 

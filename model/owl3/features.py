@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rag_owl.model.owl3.model import Owl3
 
 SUFFIX = ".safetensors"
+AT_ONCE = 16  # pictures held as pixels
 
 
 class FeatureStore:
@@ -78,20 +79,27 @@ class FeatureStore:
             raise DataFolderError(f"{path}: features cannot be written ({error}).") from None
         return path.exists()
 
-    def remember(self, model: Owl3, sha256: str, pixels: Callable[[], Tensor]) -> VisualMemory:
-        """The stored features, or else the vision tower's, which are then stored.
+    def remember(
+        self, model: Owl3, keys: Sequence[str], pixels: Callable[[list[int]], Tensor]
+    ) -> VisualMemory:
+        """The pictures' features: those stored, and else the vision tower's, which are then stored.
 
-        `pixels` gives (1, 3, S, S) and is only called when it must be. Both ways give the same
-        numbers: those of the store.
+        `pixels` is asked for (n, 3, S, S) of the pictures at n places of `keys`, only where it
+        must be, a few at a time. Both ways give the same numbers: those of the store.
         """
         identity = model.memory_identity
-        memory = self.get(identity, sha256)
-        if memory is None:
+        found = {key: self.get(identity, key) for key in keys}
+        missing = [i for i, key in enumerate(keys) if found[key] is None]
+        for first in range(0, len(missing), AT_ONCE):
+            places = missing[first : first + AT_ONCE]
             with torch.no_grad():
-                fresh = model.remember(pixels(), ids=[sha256]).to_storage(self.storage)
-            self.put(identity, sha256, fresh)
-            memory = fresh
-        return memory
+                fresh = model.remember(pixels(places), ids=[keys[i] for i in places])
+            stored = fresh.to_storage(self.storage)
+            for at, i in enumerate(places):
+                one = stored[at : at + 1]
+                self.put(identity, keys[i], one)
+                found[keys[i]] = one
+        return VisualMemory.cat([memory for key in keys if (memory := found[key]) is not None])
 
     def delete(self, sha256: str) -> int:
         """Forget a picture under every model -> files removed."""

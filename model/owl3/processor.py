@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidInput
+from rag_owl.model.owl3.checkpoint import find_folder
 from rag_owl.model.owl3.preprocessing import Grid, crop, square
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
 
@@ -85,8 +86,11 @@ class Owl3Processor:
 
     @classmethod
     def load(cls, folder: str | Path, config: Owl3Config) -> Owl3Processor:
-        """The processor of a model folder. Raises InvalidCheckpoint: no tokenizer there."""
-        return cls.of(Owl3Tokenizer.load(folder), config)
+        """The processor of a model folder or hub id.
+
+        Raises ModelNotFound; InvalidCheckpoint: no tokenizer there.
+        """
+        return cls.of(Owl3Tokenizer.load(find_folder(folder)), config)
 
     @classmethod
     def of(cls, tokenizer: Owl3Tokenizer, config: Owl3Config) -> Owl3Processor:
