@@ -8,9 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_owl.errors import InvalidQuestion, RagOwlError
@@ -27,6 +29,8 @@ from rag_owl.sentences import sentence_spans
 from rag_owl.terms import query_terms
 from rag_owl.types import Attribution, Context, Draft
 
+Floats: TypeAlias = NDArray[np.float32]
+
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
 _MANY_PICTURES = 256  # features kept in memory, about 50 kB each
@@ -35,8 +39,9 @@ _WHAT_IS_IT = re.compile(
     r"\b(what|which|who|whose)\b.{0,40}\b(this|these|that|it|shown|picture|photo|image|see)\b", re.I
 )
 _LIST = re.compile(
-    r"(?:which|what|list|name|give)\b(?:\s+\w+){0,2}?\s+\w+s\b(?!\s+(?:is|was)\b)", re.I
+    r"(?:which|what|list|name|give)\s+(?:(?:all|the|of|are)\s+)*(?!does\b|this\b)\w{3,}s\s+\w", re.I
 )
+_LIST_MARGIN = 2.0  # a further item of a list scores at most this much below the best
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,7 @@ class NanoAnswerer:
         self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
     ) -> list[Span]:
         """The best span of every source that has text, best first."""
-        windows = self._windows(
-            context.question.text,
-            [(f"{s.item.title}. {s.item.heading}".strip(), s.item.text or "")
-             for s in context.sources],
-        )  # fmt: skip
+        windows = self._windows_of(context)
         if not windows:
             return []
         rows = collate(windows)
@@ -120,6 +121,35 @@ class NanoAnswerer:
         with torch.inference_mode():
             reading = self._reader(rows)
         return spans(reading, windows)
+
+    def heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
+        """Which patches the reader looked at while it read one source.
+
+        -> per user's picture and for the source's own (None where it has none) a (G, G) map: the
+        mass that the source's tokens gave to each patch through the gates of the hyper layers,
+        averaged over layers and heads, row by row from the top left. Empty without any picture.
+        """
+        user, items = self.look_at(context)
+        windows = self._windows_of(context)
+        if not windows or not (user or items[source]):
+            return [], None
+        rows = collate(windows)
+        self._show(rows, windows, user, items)
+        with torch.inference_mode():
+            self._reader(rows, watch=True)
+        layers = [m for layer in self._reader.layers if (m := layer.watched) is not None]
+        mass = torch.stack([torch.as_tensor(m) for m in layers]).mean(0)[..., :-1]  # no pooled one
+        side = self._eyes.config.grid
+        maps = torch.zeros(len(user) + 1, side, side)
+        for b, window in enumerate(windows):
+            for i, piece in enumerate(window.pieces):
+                if piece.item == source:
+                    start, end = window.piece_range(i)
+                    seen = mass[b, start:end].mean(0)  # (N, G*G)
+                    own = seen[[*range(len(user)), len(user) + i]]
+                    maps += own.view(-1, side, side)
+        *shown, own_map = (m.numpy() for m in maps)
+        return shown, own_map if items[source] is not None else None
 
     def support(self, statement: str, texts: Sequence[str]) -> list[dict[str, float]]:
         """How each text bears on the statement: probabilities of `reader.SUPPORT`."""
@@ -132,6 +162,12 @@ class NanoAnswerer:
             best = logits[logits[:, :2].logsumexp(1).sub(logits[:, 2]).argmax()]
             out.append(dict(zip(SUPPORT, best.softmax(0).tolist(), strict=True)))
         return out
+
+    def _windows_of(self, context: Context) -> list[Window]:
+        items = [s.item for s in context.sources]
+        heads = [" ".join(f"{part}." for part in (i.title, i.heading) if part) for i in items]
+        texts = [i.text or "" for i in items]
+        return self._windows(context.question.text, list(zip(heads, texts, strict=True)))
 
     def _windows(self, question: str, items: Sequence[tuple[str, str]]) -> list[Window]:
         flat = tokenise(self._tokenizer, [question, *[t for item in items for t in item]])
@@ -221,7 +257,10 @@ class NanoAnswerer:
         pictured = bool(context.question.pictures)
         if not pictured and _LIST.match(context.question.text.strip()):
             floor = self._calibration["threshold"]
-            chosen += [s for s in found[1:] if self.answerable(s.score) >= floor]
+            near = found[0].score - _LIST_MARGIN
+            chosen += [
+                s for s in found[1:] if s.score >= near and self.answerable(s.score) >= floor
+            ]
         short = ", ".join(
             OrderedDict.fromkeys(context.sources[s.item].item.text[s.start : s.end] for s in chosen)  # type: ignore[index]
         )

@@ -95,7 +95,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     a whole training step faster than the fused kernel's. `mask` True where visible."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, scores.dtype)
-    return weights @ value
+    attended: Tensor = weights @ value
+    return attended
 
 
 class Layer(nn.Module):
