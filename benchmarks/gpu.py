@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,6 @@ from benchmarks.owl3 import (
     Peak,
     attribution_cost,
     encoding_seconds,
-    features,
     machine,
     measure,
     report,
@@ -151,13 +151,13 @@ def beyond(model: Owl3, device: torch.device) -> str:
 
 
 @torch.no_grad()
-def from_disk(model: Owl3, pictures: int, folder: Path) -> str:
+def from_disk(model: Owl3, pictures: int) -> str:
     """Stored features in a file, mapped, to the first token."""
-    path = features(model, pictures).save(folder / "features.safetensors")
     whole = Hyper(model, pictures, again=False)
-    whole.memory = VisualMemory.load(path, model.memory_identity)
-    times = [timed(model.device, whole.first)[0] for _ in range(3)]
-    path.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        path = whole.memory.save(Path(folder, "features.safetensors"))
+        whole.memory = VisualMemory.load(path, model.memory_identity)
+        times = [timed(model.device, whole.first)[0] for _ in range(3)]
     return f"first token at {pictures} pictures from a mapped file: {min(times):.3f} s (warm)"
 
 
@@ -219,9 +219,8 @@ def main() -> int:
         bound(model, most, at["a", most].per_token),
         f"attribution at {most} pictures: {100 * (with_it / without - 1):+.1f} % per token",
     ]
-    args.out.mkdir(parents=True, exist_ok=True)
     if suite.left > 60:
-        extra.append(from_disk(model, most, args.out))
+        extra.append(from_disk(model, most))
     if cuda and suite.left > 60:
         for n, published in PUBLISHED.items():
             with Peak(device) as peak:

@@ -71,13 +71,12 @@ class Prompt:
 
 def features(model: Owl3, pictures: int) -> VisualMemory:
     """Random features in bf16, as they come from a store, on the model's device."""
-    random = torch.Generator().manual_seed(1)
     shape = (pictures, model.config.vision.patches, model.config.hidden_size)
-    values = torch.empty(shape, dtype=torch.bfloat16)
-    for picture in values:
-        picture.copy_(torch.randn(shape[1:], generator=random) * 0.1)
+    values = torch.empty(shape, dtype=torch.bfloat16, device=model.device)
+    random = torch.Generator(model.device).manual_seed(1)
+    values.normal_(0, 0.1, generator=random)
     ids = tuple(f"{pictures}-{i}" for i in range(pictures))
-    return VisualMemory(values.to(model.device), model.memory_identity, ids)
+    return VisualMemory(values, model.memory_identity, ids)
 
 
 class Hyper:
