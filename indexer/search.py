@@ -132,14 +132,18 @@ class HybridRetriever:
         depth = max(50, 2 * question.k)
         text = question.text.strip()
         found: list[_Ranking] = []
+        wanted = question.channels or ("text", "words", "picture")
         text_query = None
-        if text:
+        if text and wanted != ("words",):
             text_query = embedders.text.embed_query(text)
+        if text_query is not None and "text" in wanted:
             found.append(_Ranking("text", view.nearest("text", text_query, depth, allowed)))
+        if text and "words" in wanted:
             only = None if allowed is None else allowed.tolist()
             ranked = words.search(session, collection.key, text, depth, only)
             found.append(_Ranking("words", dict(ranked)))
-        for vector in self._picture_queries(embedders, question, text):
+        looks = self._picture_queries(embedders, question, text) if "picture" in wanted else []
+        for vector in looks:
             hits = view.nearest("picture", vector, depth, allowed)
             if text_query is not None:
                 hits = _best_siblings(session, view, hits, text_query)

@@ -302,6 +302,10 @@ class _Cache:
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
 
+    def put(self, name: str, model: Any) -> None:
+        with self._lock:
+            self._loaded[name] = model
+
     def get(self, name: str, load: Callable[[], Any]) -> Any:
         with self._lock:
             if name not in self._loaded:

@@ -74,3 +74,25 @@ def read_settings(**given: Any) -> Settings:
         raise InvalidSettings(
             f"setting {shown}: {first['msg']} (given: {first.get('input')!r})"
         ) from None
+
+
+def as_markdown() -> str:
+    """The table of docs/settings.md: `python -m rag_owl.settings > docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Arguments of `RagOwl.open(data, …)`, or environment variables. An unknown or unparsable",
+        "one stops the start. This page is printed by `python -m rag_owl.settings`.",
+        "",
+        "| argument | variable | default | what it is |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        variable = f"`{PREFIX}{name.upper()}`"
+        lines.append(f"| `{name}` | {variable} | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -125,7 +125,7 @@ class Job:
     added: int = 0  # new documents
     updated: int = 0  # new revisions of known documents
     unchanged: int = 0  # the same bytes again
-    skipped: tuple[Skipped, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)  # the first thousand
     skipped_count: int = 0
     items: int = 0  # made searchable
     error: str | None = None
@@ -151,6 +151,7 @@ class Question:
     pictures: tuple[str, ...] = ()  # blob keys, in the order the user gave them
     filters: Mapping[str, Any] | None = None
     k: int = 5
+    channels: tuple[Channel, ...] | None = None  # only these searches; None: all that fit
 
 
 @dataclass(frozen=True, slots=True)

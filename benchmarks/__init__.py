@@ -1,0 +1,1 @@
+"""What quoted figures are measured with. Each script also measures its baseline in the same run."""
