@@ -176,6 +176,28 @@ def test_folders_that_are_no_model(tmp_path: Path, folder: Path):
         Owl3.from_pretrained(folder)
 
 
+def test_a_hub_id_is_fetched_without_its_code(folder: Path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    def download(name, *, allow_patterns):
+        asked[name] = allow_patterns
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert torch.equal(Owl3.from_pretrained("mPLUG/mPLUG-Owl3-2B-241014")(IDS), MODEL(IDS))
+    (patterns,) = asked.values()
+    assert not any(pattern.endswith((".py", "*")) for pattern in patterns)
+
+    def offline(name, *, allow_patterns):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ModelNotFound, match="could not be fetched"):
+        Owl3.from_pretrained("mPLUG/mPLUG-Owl3-2B-241014")
+
+
 def test_devices_and_dtypes(folder: Path):
     assert Owl3.from_pretrained(folder, dtype="bfloat16").dtype == torch.bfloat16
     assert Owl3.from_pretrained(folder, device_map={"": "cpu"}).device.type == "cpu"

@@ -1,0 +1,39 @@
+"""The GPU suite runs at `tiny` on a CPU, and imports nothing of the project but its model."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_gpu_suite_runs_without_a_gpu(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--size", "tiny"]
+    done = subprocess.run(
+        [*command, "--steps", "2", "--out", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 checks failed" in done.stdout
+    assert done.stdout.count("ok    golden") == 3
+    assert "(a) stored features | 8 |" in (tmp_path / "gpu-tiny-cpu.md").read_text()
+    assert (tmp_path / "gpu-tiny-cpu.json").is_file()
+
+
+def test_the_gpu_suite_imports_only_the_model():
+    for name in ("gpu", "owl3"):
+        tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8"))
+        modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+        modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        ours = {m for m in modules if m.split(".")[0] in ("rag_owl", "indexer", "model", "api")}
+        allowed = ("rag_owl.model", "rag_owl.errors")
+        assert [m for m in ours if not m.startswith(allowed)] == []
