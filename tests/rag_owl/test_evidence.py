@@ -1,0 +1,117 @@
+"""Context and evidence: markers are sources, places are exact, nothing unsupported is shown."""
+
+from __future__ import annotations
+
+from rag_owl.context import interleave
+from rag_owl.evidence import verify
+from rag_owl.types import (
+    Attribution,
+    Context,
+    Draft,
+    ImageLocation,
+    Item,
+    Location,
+    PageLocation,
+    Question,
+    Retrieved,
+    TextBox,
+    TextLocation,
+)
+
+TEXT = "Owls are birds. The boreal owl weighs 120 grams. It nests in holes."
+
+
+def source(
+    text: str | None = TEXT,
+    location: Location | None = None,
+    number: int = 0,
+    boxes: tuple[TextBox, ...] = (),
+    heading: str = "",
+) -> Retrieved:
+    item = Item(
+        id=f"d{number}.1.0", document_id=f"d{number}", document_name=f"{number}.txt", revision=1,
+        ordinal=0, kind="passage", title=f"T{number}", text=text, heading=heading,
+        location=location or TextLocation(100, 100 + len(text or "")), text_boxes=boxes,
+    )  # fmt: skip
+    return Retrieved(item, 1.0)
+
+
+QUESTION = Question("c", "How heavy is it?")
+SENTENCE = "The boreal owl weighs 120 grams."
+START = TEXT.index(SENTENCE)
+
+
+def test_a_citation_points_to_the_characters_of_the_document() -> None:
+    draft = Draft(
+        f"{SENTENCE} [1]", (Attribution(0, len(SENTENCE), 0, START, START + len(SENTENCE)),)
+    )
+    answer = verify(draft, Context(QUESTION, (source(),)), generation=3)
+    (citation,) = answer.citations
+    assert citation.quote == SENTENCE
+    assert citation.location == TextLocation(100 + START, 100 + START + len(SENTENCE))
+    assert citation.support.verdict == "supported"
+    assert (answer.generation, answer.abstained, answer.dangling_markers) == (3, False, ())
+
+
+def test_words_that_are_not_in_the_quoted_place_are_not_called_supported() -> None:
+    said = "The boreal owl weighs 130 grams."
+    draft = Draft(f"{said} [1]", (Attribution(0, len(said), 0, START, START + len(SENTENCE)),))
+    (citation,) = verify(draft, Context(QUESTION, (source(),)), 1).citations
+    assert citation.support.verdict == "unchecked"
+
+
+def test_a_marker_to_nothing_is_reported_and_never_a_citation() -> None:
+    draft = Draft("It weighs 120 grams. [1] [7]", (Attribution(0, 20, 0), Attribution(0, 20, 6)))
+    answer = verify(draft, Context(QUESTION, (source(),)), 1)
+    assert answer.dangling_markers == (7,)
+    assert [citation.marker for citation in answer.citations] == [1]
+
+
+def test_without_any_support_it_is_an_abstention() -> None:
+    answer = verify(Draft("It weighs a ton.", ()), Context(QUESTION, (source(),)), 1)
+    assert answer.abstained
+    assert verify(Draft("x [9]", (Attribution(0, 1, 8),)), Context(QUESTION, ()), 1).abstained
+
+
+def test_a_place_outside_the_item_is_not_quoted() -> None:
+    draft = Draft("It does. [1]", (Attribution(0, 8, 0, 5, 10_000),))
+    (citation,) = verify(draft, Context(QUESTION, (source(),)), 1).citations
+    assert citation.quote is None
+    assert citation.location == TextLocation(100, 100 + len(TEXT))
+    assert citation.support.verdict == "unchecked"
+
+
+def test_a_span_on_a_page_has_the_boxes_of_its_lines() -> None:
+    boxes = tuple(
+        TextBox(100 + at, 100 + at + 20, (0.1, at / 100, 0.9, at / 100 + 0.05))
+        for at in range(0, 60, 20)
+    )
+    page = PageLocation(4, (), 100, 100 + len(TEXT))
+    draft = Draft("x", (Attribution(0, 1, 0, 25, 45),))
+    (citation,) = verify(
+        draft, Context(QUESTION, (source(location=page, boxes=boxes),)), 1
+    ).citations
+    assert citation.location == PageLocation(4, (boxes[1].box, boxes[2].box), 125, 145)
+
+
+def test_a_picture_is_cited_with_its_box() -> None:
+    box = (0.1, 0.2, 0.3, 0.4)
+    picture = source(text=None, location=ImageLocation())
+    draft = Draft("x", (Attribution(0, 1, 0, box=box),))
+    (citation,) = verify(draft, Context(QUESTION, (picture,)), 1).citations
+    assert citation.location == ImageLocation(box)
+
+
+def test_interleave_keeps_rank_and_says_what_it_left_out() -> None:
+    found = [source("word " * 100, number=n, heading="h" * 10) for n in range(4)]
+    context = interleave(found, QUESTION, budget=1_300)
+    assert [s.item.id for s in context.sources] == ["d0.1.0", "d1.1.0", "d2.1.0"]
+    assert context.left_out == ("d2.1.0", "d3.1.0")  # the third was cut, the fourth dropped
+    cut = context.sources[2].item.text or ""
+    assert ("word " * 100).startswith(cut)
+    assert 200 <= len(cut) <= 280
+    assert sum(len(s.item.text or "") + 10 for s in context.sources) <= 1_300
+
+
+def test_interleave_of_nothing_is_an_empty_context() -> None:
+    assert interleave([], QUESTION, 100) == Context(QUESTION, ())
