@@ -20,7 +20,6 @@ import torch
 
 from benchmarks.owl3 import (
     RESULTS,
-    Hyper,
     Peak,
     attribution_cost,
     encoding_seconds,
@@ -29,6 +28,7 @@ from benchmarks.owl3 import (
     report,
     timed,
 )
+from benchmarks.owl3_ways import Hyper
 from rag_owl.model.owl3 import Owl3, VisualMemory
 from rag_owl.model.owl3.check import check_folder
 from rag_owl.model.owl3.generate import Batch, Request
@@ -153,7 +153,7 @@ def beyond(model: Owl3, device: torch.device) -> str:
 @torch.no_grad()
 def from_disk(model: Owl3, pictures: int) -> str:
     """Stored features in a file, mapped, to the first token."""
-    whole = Hyper(model, pictures, again=False)
+    whole = Hyper(model, pictures)
     with tempfile.TemporaryDirectory() as folder:
         path = whole.memory.save(Path(folder, "features.safetensors"))
         whole.memory = VisualMemory.load(path, model.memory_identity)
@@ -210,7 +210,7 @@ def main() -> int:
     if cuda:
         model.picture_cache.max_bytes = 4 * 1024**3
     suite.check("memory", lambda: beyond(model, device))
-    ways = {"a": counts, "b": counts, "c": [n for n in counts if n <= 32]}
+    ways = {"a": counts, "b": counts, "r": counts, "c": [n for n in counts if n <= 32]}
     rows = measure(model, ways, args.steps, 3, lambda line: print(line, flush=True))
     without, with_it = attribution_cost(model, counts[-1], args.steps)
     at = {(row.way, row.pictures): row for row in rows}
