@@ -82,6 +82,8 @@ class RevisionRow(Base):
     __tablename__ = "revisions"
     __table_args__ = (
         UniqueConstraint("document_key", "number"),
+        # Looking up bytes that are still growing too, which the next index leaves out.
+        Index("ix_revisions_collection_key_sha256", "collection_key", "sha256"),
         # The identity: one current revision per content and collection.
         Index(
             "uq_revisions_content",

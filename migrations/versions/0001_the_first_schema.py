@@ -210,6 +210,12 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
+        "ix_revisions_collection_key_sha256",
+        "revisions",
+        ["collection_key", "sha256"],
+        unique=False,
+    )
+    op.create_index(
         "uq_revisions_content",
         "revisions",
         ["collection_key", "sha256"],
@@ -318,6 +324,7 @@ def downgrade() -> None:
     op.drop_index("ix_segments_generation_key", table_name="segments")
 
     op.drop_table("segments")
+    op.drop_index("ix_revisions_collection_key_sha256", table_name="revisions")
     op.drop_index(
         "uq_revisions_content",
         table_name="revisions",
