@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from rag_owl.errors import InvalidQuestion, NotFound, UnreadableMedia
 from rag_owl.media import decode_picture
 from rag_owl.model.attribution import AttentionRecord, region
+from rag_owl.model.owl3.engine import Engine
 from rag_owl.model.owl3.evidence_prompt import (
     ABSTENTION,
     EvidencePrompt,
@@ -22,7 +24,7 @@ from rag_owl.model.owl3.evidence_prompt import (
     lay_out,
 )
 from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
-from rag_owl.model.owl3.generate import Request, stream
+from rag_owl.model.owl3.generate import Request, run
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.processor import Owl3Processor, Prompt
@@ -40,7 +42,10 @@ LEAST_SHARE = 0.3
 
 
 class Owl3Answerer:
-    """Implements `rag_owl.ports.Answerer`. Used from one thread: it owns the model."""
+    """Implements `rag_owl.ports.Answerer`.
+
+    With an engine it may be asked from several threads at once, without one from one thread only.
+    """
 
     def __init__(
         self,
@@ -53,8 +58,10 @@ class Owl3Answerer:
         sampling: Sampling | None = None,
         frames: Frames | None = None,
         most_frames: int = 16,
+        engine: Engine | None = None,
     ) -> None:
-        """features: where pictures of the collection are remembered; None: nowhere.
+        """engine: where requests of several threads share one batch; None: one at a time.
+        features: where pictures of the collection are remembered; None: nowhere.
         frames: how a stretch of video becomes frames; None: a video item shows its one picture.
         """
         self.name = name
@@ -68,6 +75,7 @@ class Owl3Answerer:
             self._sampling = replace(self._sampling, stop_ids=stop)
         self._frames = frames
         self._most_frames = most_frames
+        self._engine = engine
 
     @classmethod
     def load(
@@ -94,19 +102,26 @@ class Owl3Answerer:
         long for the model even without evidence. Raises OutOfMemory.
         """
         laid, prompt = self._fitting(context)
-        with torch.no_grad():
-            memory = self._remember(laid)
-            request = Request(
-                prompt.input_ids, memory, prompt.image_starts, self._sampling, attention=True
-            )
-            text = TextStream(self.processor.tokenizer)
-            for token in stream(self.model, request):
-                new = text.add(token)
-                if new and on_text:
-                    on_text(new)
-            rest = text.finish()
-            if rest and on_text:
-                on_text(rest)
+        encode = partial(self._remember, laid)
+        memory = self._engine.call(encode) if self._engine is not None else encode()
+        request = Request(
+            prompt.input_ids, memory, prompt.image_starts, self._sampling, attention=True
+        )
+        text = TextStream(self.processor.tokenizer)
+
+        def hear(token: int) -> None:
+            new = text.add(token)
+            if new and on_text:
+                on_text(new)
+
+        request.on_token = hear
+        if self._engine is not None:
+            self._engine.run(request)
+        else:
+            run(self.model, [request])
+        rest = text.finish()
+        if rest and on_text:
+            on_text(rest)
         return self._draft(text, request.attention, laid, prompt, on_text)
 
     def remember_picture(self, key: str) -> bool:
@@ -116,7 +131,13 @@ class Owl3Answerer:
         """
         if self._features is None:
             return False
-        self._features.remember(self.model, [key], lambda _: self._pixels([View(key, key)]))
+        store = partial(
+            self._features.remember, self.model, [key], lambda _: self._pixels([View(key, key)])
+        )
+        if self._engine is not None:
+            self._engine.call(store)
+        else:
+            store()
         return self._features.get(self.model.memory_identity, key) is not None
 
     # --- the prompt -------------------------------------------------------------------------
@@ -150,6 +171,7 @@ class Owl3Answerer:
             sources.append(found)
         return replace(context, sources=tuple(sources))
 
+    @torch.no_grad()
     def _remember(self, laid: EvidencePrompt) -> VisualMemory | None:
         """The features of all pictures of the prompt; the user's own are never stored."""
         theirs = [v for v, s in zip(laid.views, laid.source_of_view, strict=True) if s is not None]

@@ -70,6 +70,8 @@ class Conversation:
         while batch.requests:
             state = batch.state
             batch.step()
+        if request.error is not None:
+            raise request.error
         # The last token was chosen but never read.
         self._ids = (ids + request.tokens)[: state.columns]
         self._state = state

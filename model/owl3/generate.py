@@ -21,14 +21,15 @@ from rag_owl.model.owl3.state import DecodingState
 if TYPE_CHECKING:
     from rag_owl.model.owl3.model import Owl3
 
-Ending: TypeAlias = Literal["stop", "length", "cancelled", "positions"]
+Ending: TypeAlias = Literal["stop", "length", "cancelled", "positions", "failed"]
 
 
 class Request:
     """One prompt and what becomes of it. `tokens` grows by one per step, the end token included.
 
     `on_token` gets each token as it is chosen. `cancel` is asked between steps. `attention` says,
-    per token, where the model looked when it chose it.
+    per token, where the model looked when it chose it. What `on_token` raises ends the request
+    (`error`) and no other.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Request:
         self.tokens: list[int] = []
         self.ending: Ending | None = None
         self.sampler: Sampler | None = None
+        self.error: Exception | None = None
 
     @property
     def finished(self) -> bool:
@@ -78,10 +80,10 @@ class Batch:
         if _cancelled(request):
             return
         alone = state if state is not None else DecodingState()
+        logits = self._run(alone, [request], [request.prompt], request.memory)
         request.sampler = Sampler(
             request.sampling, request.history + request.prompt, self.model.config.vocab_size
         )
-        logits = self._run(alone, [request], [request.prompt], request.memory)
         self._choose([request], logits)
         if not request.finished:
             if not self.requests:
@@ -135,7 +137,10 @@ class Batch:
             elif len(request.tokens) >= how.max_new_tokens:
                 request.ending = "length"
             if request.on_token is not None:
-                request.on_token(token)
+                try:
+                    request.on_token(token)
+                except Exception as error:  # the listener's; whoever waits for the request gets it
+                    request.ending, request.error = "failed", error
 
     def _leave(self) -> list[Request]:
         """Drop the rows of finished requests, and of those that have no position left."""
@@ -144,13 +149,19 @@ class Batch:
                 request.ending = request.ending or "positions"
         ended = [request for request in self.requests if request.finished]
         if ended:
-            stay = [row for row, request in enumerate(self.requests) if not request.finished]
-            self.requests = [self.requests[row] for row in stay]
-            if stay:
-                self.state.keep(stay)
-            else:
-                self.state = DecodingState()
+            self._keep([row for row, request in enumerate(self.requests) if not request.finished])
         return ended
+
+    def drop(self, request: Request) -> None:
+        """Take a request out, whatever became of it."""
+        self._keep([row for row, other in enumerate(self.requests) if other is not request])
+
+    def _keep(self, rows: list[int]) -> None:
+        self.requests = [self.requests[row] for row in rows]
+        if rows:
+            self.state.keep(rows)
+        else:
+            self.state = DecodingState()
 
 
 def _cancelled(request: Request) -> bool:
@@ -166,6 +177,9 @@ def run(model: Owl3, requests: Sequence[Request]) -> None:
         batch.join(request)
     while batch.requests:
         batch.step()
+    for request in requests:
+        if request.error is not None:
+            raise request.error
 
 
 def stream(model: Owl3, request: Request) -> Iterator[int]:
@@ -176,6 +190,8 @@ def stream(model: Owl3, request: Request) -> Iterator[int]:
     while True:
         yield from request.tokens[sent:]
         sent = len(request.tokens)
+        if request.error is not None:
+            raise request.error
         if request.finished:
             return
         batch.step()

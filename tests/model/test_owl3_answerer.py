@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.evidence import verify
 from rag_owl.model.owl3.answerer import Owl3Answerer, statements
+from rag_owl.model.owl3.engine import Engine
 from rag_owl.model.owl3.evidence_prompt import ABSTENTION, lay_out
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.model import Owl3
@@ -98,6 +100,28 @@ def test_the_stream_is_the_draft(tmp_path: Path):
     draft = owl.answer(context([item(0, "Some text.", key)]), pieces.append)
     assert "".join(pieces) == draft.text
     assert draft.model == "owl3"
+
+
+def test_several_threads_may_ask_with_an_engine(tmp_path: Path):
+    alone, blobs, _ = answerer(tmp_path)
+    engine = Engine(alone.model)
+    shared, _, _ = answerer(tmp_path, alone.model, engine=engine)
+    keys = [blobs.put(picture(i)) for i in range(4)]
+    asked = [context([item(0, f"Text {i}.", key)], f"Why {i}?") for i, key in enumerate(keys)]
+    with ThreadPoolExecutor(4) as threads:
+        drafts = list(threads.map(shared.answer, asked))
+    engine.close()
+    assert [draft.text for draft in drafts] == [alone.answer(one).text for one in asked]
+
+
+def test_a_listener_that_goes_away_ends_the_answer(tmp_path: Path):
+    owl, _, _ = answerer(tmp_path)
+
+    def gone(text: str) -> None:
+        raise ConnectionError("nobody listens")
+
+    with pytest.raises(ConnectionError):
+        owl.answer(context([item(0, "A text.")]), gone)
 
 
 def test_pictures_stand_where_their_items_stand():
