@@ -32,6 +32,7 @@ class Engine:
         self._work: queue.Queue[tuple[Any, Future[Any]] | None] = queue.Queue()
         self._waiting: list[tuple[Request, Future[Request]]] = []
         self._closed = threading.Event()
+        self._door = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="owl3-engine", daemon=True)
         self._thread.start()
 
@@ -54,16 +55,17 @@ class Engine:
 
     def close(self) -> None:
         """Stop after the current step; what has not ended fails with ModelError."""
-        if not self._closed.is_set():
+        with self._door:
             self._closed.set()
             self._work.put(None)
         self._thread.join()
 
     def _put(self, what: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        if self._closed.is_set():
-            raise ModelError("the model has been closed; open it again.")
-        self._work.put((what, future))
+        with self._door:  # nothing comes in behind the last look at the queue
+            if self._closed.is_set():
+                raise ModelError("the model has been closed; open it again.")
+            self._work.put((what, future))
         return future
 
     # --- the engine's thread ----------------------------------------------------------------
