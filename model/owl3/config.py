@@ -100,6 +100,7 @@ class Owl3Config:
                 f"self_attn.v_kv_proj are in {found}. Both must come from the same checkpoint."
             )
         vision = raw.get("vision_config", {})
+        rope = raw | (raw.get("rope_parameters") or {})  # where transformers 5 writes it
         known = VisionConfig.__dataclass_fields__
         try:
             return cls(
@@ -114,7 +115,7 @@ class Owl3Config:
                 gate=gate,
                 projector=projector,
                 max_position_embeddings=int(raw.get("max_position_embeddings", 32768)),
-                rope_theta=float(raw.get("rope_theta", 1e6)),
+                rope_theta=float(rope.get("rope_theta", 1e6)),
                 rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
                 tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 dtype=str(raw.get("torch_dtype") or raw.get("dtype") or "float32"),
