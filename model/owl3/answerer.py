@@ -87,15 +87,25 @@ class Owl3Answerer:
         device_map: str | None = "auto",
         dtype: str | None = None,
         quantize: str | None = None,
+        rows: int = 0,
         **more: Any,
     ) -> Owl3Answerer:
-        """From a model folder or hub id. Raises ModelNotFound, InvalidCheckpoint."""
+        """From a model folder or hub id; with `rows`, that many requests share a batch.
+
+        Raises ModelNotFound, InvalidCheckpoint, InvalidSettings.
+        """
         from rag_owl.model.owl3.checkpoint import find_folder
 
         folder = find_folder(name)
         tokenizer = Owl3Tokenizer.load(folder)
         model = Owl3.from_pretrained(folder, device_map=device_map, dtype=dtype, quantize=quantize)
-        return cls(model, tokenizer, blobs, features, name=Path(name).name, **more)
+        engine = Engine(model, rows) if rows else None
+        return cls(model, tokenizer, blobs, features, name=Path(name).name, engine=engine, **more)
+
+    def close(self) -> None:
+        """Stop the engine, where there is one."""
+        if self._engine is not None:
+            self._engine.close()
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
         """Raises InvalidQuestion: a picture of the user's that cannot be read, or a question too

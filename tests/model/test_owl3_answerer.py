@@ -295,7 +295,9 @@ def test_a_model_folder_is_an_answerer(tmp_path: Path):
         str(tmp_path / "my-owl"),
         FolderBlobs(tmp_path / "blobs"),
         device_map="cpu",
+        rows=2,
         sampling=Sampling(max_new_tokens=4),
     )
     assert owl.name == "my-owl"
     assert owl.answer(context([item(0, "A text.")])).model == "my-owl"
+    owl.close()
