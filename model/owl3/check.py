@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidCheckpoint
-from rag_owl.model.hyper_attention import Trace
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.model import Owl3
+from rag_owl.model.sight import Trace
 
 TOLERANCE = 1e-4
 

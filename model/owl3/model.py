@@ -17,14 +17,7 @@ from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM, Qwen2RotaryEmbedding
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
-from rag_owl.model.hyper_attention import (
-    HyperAttention,
-    HyperInputs,
-    Observer,
-    RowSpan,
-    Sight,
-    Trace,
-)
+from rag_owl.model.hyper_attention import HyperAttention
 from rag_owl.model.owl3 import checkpoint, placement
 from rag_owl.model.owl3.config import Owl3Config
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
@@ -32,6 +25,7 @@ from rag_owl.model.owl3.pictures import PictureCache, look
 from rag_owl.model.owl3.prompt import check_prompt
 from rag_owl.model.owl3.state import DecodingState
 from rag_owl.model.owl3.vision import VisionTower
+from rag_owl.model.sight import HyperInputs, Observer, RowSpan, Sight, Trace
 
 PICTURES_AT_ONCE = 16  # through the vision tower
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from rag_owl.model.hyper_attention import HyperAttention, Sight, rotate
+from rag_owl.model.hyper_attention import HyperAttention, rotate
 from rag_owl.model.owl3.memory import VisualMemory
+from rag_owl.model.sight import Sight
 
 if TYPE_CHECKING:
     from rag_owl.model.owl3.model import Owl3

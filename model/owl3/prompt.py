@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidInput
-from rag_owl.model.hyper_attention import RowSpan
 from rag_owl.model.owl3.config import Owl3Config
 from rag_owl.model.owl3.state import DecodingState
+from rag_owl.model.sight import RowSpan
 
 
 def check_prompt(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rag_owl.model.hyper_attention import Sight
+from rag_owl.model.sight import Sight
 
 
 @dataclass

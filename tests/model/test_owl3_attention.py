@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_owl.model.hyper_attention import Sight
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.sizes import random_model, sized
+from rag_owl.model.sight import Sight
 
 torch.set_num_threads(1)  # tiny models lose more to threads than they gain
 GATES = ("dynamic", "static", "fused")

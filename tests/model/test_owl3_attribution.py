@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rag_owl.model.attribution import AttentionRecord, region
-from rag_owl.model.hyper_attention import HyperInputs, RowSpan
 from rag_owl.model.owl3.generate import Batch, Request, run
 from rag_owl.model.owl3.pictures import look
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.sizes import random_model
+from rag_owl.model.sight import HyperInputs, RowSpan
 
 torch.set_num_threads(1)  # tiny models lose more to threads than they gain
 GATES = ("dynamic", "static", "fused")
