@@ -14,7 +14,6 @@ from rag_owl.client import RagOwl
 from rag_owl.errors import RagOwlError
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.segment import Segment
-from rag_owl.model import registry
 from rag_owl.store import collections, segments
 
 _PACKAGES = (
@@ -45,7 +44,7 @@ def examine(owl: RagOwl, deep: bool = False) -> Iterator[Finding]:
     )
     yield _try(
         f"answering model {owl.settings.model}",
-        lambda: registry.load_answerer(owl.settings.model, load_text_embedder).name,
+        lambda: owl.load_model().name,
     )
     yield _try("database", lambda: _database(owl))
     yield from _segments(owl, deep)

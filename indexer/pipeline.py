@@ -47,6 +47,8 @@ class Workshop:
     batch_size: int  # texts embedded at once
     embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
     """The embedders of a generation; without one, those for new collections and what they are."""
+    remember_picture: Callable[[str], object] | None = None
+    """Has the answering model look at a stored picture now, so that no question waits for it."""
 
 
 class Ingest:
@@ -223,8 +225,10 @@ class Ingest:
                 seen.add(key)
             if ordinal < skip:
                 continue
-            if draft.picture is not None and first:
+            if key is not None and draft.picture is not None and first:
                 self._shop.blobs.put(draft.picture.data)
+                if self._shop.remember_picture is not None:
+                    self._shop.remember_picture(key)
             image = draft.picture.image if draft.picture is not None and first else None
             yield _new_item(draft, key, image is not None), image
 

@@ -1,24 +1,49 @@
-"""Which answering models there are, by name."""
+"""Which answering models there are, by name: the one place where an implementation is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from rag_owl.errors import ModelNotFound
-from rag_owl.ports import Answerer, TextEmbedder
+from rag_owl.ports import Answerer, BlobStore, TextEmbedder
+
+SENTENCES = "sentences"
 
 
-def load_answerer(name: str, text_embedder: Callable[[], TextEmbedder]) -> Answerer:
-    """The answerer of that name, ready to be asked. Raises `ModelNotFound`.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What models are given beside their own files."""
 
-    text_embedder: gives the embedder of the collection that is asked, for models that need one.
+    text_embedder: Callable[[], TextEmbedder]
+    blobs: BlobStore
+    features: Path  # the folder of remembered pictures
+    features_bytes: int
+
+
+def load_answerer(name: str, around: Surroundings) -> Answerer:
+    """The answerer of that name, ready to be asked: a bundled one, a model folder or a hub id.
+
+    Raises `ModelNotFound`, and `InvalidCheckpoint` for files that are damaged or of another family.
     """
-    if name == "sentences":
+    if name == SENTENCES:
         from rag_owl.model.sentences import SentencesAnswerer
 
-        return SentencesAnswerer(text_embedder())
-    raise ModelNotFound(f"no answering model {name!r}; there is: {', '.join(names())}")
+        return SentencesAnswerer(around.text_embedder())
+    # A plain word is a misspelt name, not a hub id; those have an owner.
+    if "/" not in name and not Path(name).is_dir():
+        raise ModelNotFound(
+            f"no answering model {name!r}: use {', '.join(names())}, or the folder or hub id "
+            "(owner/name) of an mPLUG-Owl3 checkpoint"
+        )
+    from rag_owl.model.owl3.answerer import Owl3Answerer
+    from rag_owl.model.owl3.features import FeatureStore
+
+    features = FeatureStore(around.features, around.features_bytes)
+    return Owl3Answerer.load(name, around.blobs, features)
 
 
 def names() -> list[str]:
-    return ["sentences"]
+    """The bundled ones."""
+    return [SENTENCES]

@@ -22,7 +22,8 @@ from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Ingest, Workshop
 from rag_owl.indexer.search import Embedders, HybridRetriever
-from rag_owl.model.registry import load_answerer
+from rag_owl.model.registry import Surroundings, load_answerer, names
+from rag_owl.ports import Answerer, Rememberer
 from rag_owl.schema import prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
 from rag_owl.store import answers, collections, documents, items
@@ -262,6 +263,7 @@ class RagOwl:
             self._limits,
             self.settings.batch_size,
             self._embedders_for,
+            self._remember_picture(),
         )
         return Ingest(workshop, claim, stopping).run()
 
@@ -290,9 +292,27 @@ class RagOwl:
             index_type=self.settings.index_type,
         )
 
-    def _answerer(self, name: str) -> Any:
-        embedder = partial(self._models.get, "text sentences", load_text_embedder)
-        return self._models.get(f"answerer {name}", partial(load_answerer, name, embedder))
+    def load_model(self, name: str | None = None) -> Answerer:
+        """Load an answering model now instead of at its first question. Raises `ModelError`."""
+        return self._answerer(name or self.settings.model)
+
+    def _answerer(self, name: str) -> Answerer:
+        around = Surroundings(
+            # Always the bundled one: thresholds are calibrated on it.
+            partial(self._models.get, "text of answerers", load_text_embedder),
+            self.blobs,
+            self.folder / "features",
+            self.settings.features_bytes,
+        )
+        found: Answerer = self._models.get(f"answerer {name}", partial(load_answerer, name, around))
+        return found
+
+    def _remember_picture(self) -> Callable[[str], object] | None:
+        """How the chosen model looks at pictures ahead of questions, where it can."""
+        if self.settings.model in names():
+            return None  # without loading it
+        answerer = self._answerer(self.settings.model)
+        return answerer.remember_picture if isinstance(answerer, Rememberer) else None
 
 
 class _Cache:

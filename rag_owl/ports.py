@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
 from rag_owl.types import Context, Draft, Question, Retrieved
 
@@ -66,3 +66,12 @@ class Answerer(Protocol):
     name: str
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft: ...
+
+
+@runtime_checkable
+class Rememberer(Protocol):
+    """An answerer with a visual memory: it can look at a picture before any question comes."""
+
+    def remember_picture(self, key: str) -> bool:
+        """Store what its vision computes of the blob; whether it is stored now."""
+        ...

@@ -37,7 +37,13 @@ class Settings(BaseSettings):
     index_type: Literal["auto", "flat", "hnsw", "ivf"] = Field(
         "auto", description="Vector index of new collections; `auto` chooses by size."
     )
-    model: str = Field("sentences", description="The answering model.")
+    model: str = Field(
+        "sentences",
+        description="The answering model: a bundled one, or the folder or hub id of mPLUG-Owl3.",
+    )
+    features_bytes: int = Field(
+        20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
+    )
     k: int = Field(5, ge=1, le=400, description="Items retrieved for a question.")
     context_characters: int = Field(
         24_000, ge=500, description="Budget of text shown to the answering model."
