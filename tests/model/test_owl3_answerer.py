@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -301,3 +302,19 @@ def test_a_model_folder_is_an_answerer(tmp_path: Path):
     assert owl.name == "my-owl"
     assert owl.answer(context([item(0, "A text.")])).model == "my-owl"
     owl.close()
+
+
+def test_the_documentation_runs(tmp_path: Path, monkeypatch):
+    """Its code blocks, in order, with a small model in the folder that they name."""
+    text = (Path(__file__).parents[2] / "docs" / "owl3.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "path" / "to" / "mPLUG-Owl3-2B-241014"
+    random_model("tiny", "static", seed=5).save_pretrained(folder)
+    BYTES.save(folder)
+    names = {"picture": Image.new("RGB", (30, 20), "red")}
+    exec(blocks[0], names)
+    names["other"] = names["model"].remember(torch.zeros(1, 3, 70, 70))
+    names["other"] = names["other"].to_storage("int8")
+    exec(blocks[1], names)
+    assert len(names["both"]) == 2
