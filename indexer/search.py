@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ RANK_CONSTANT = 60  # Cormack et al. 2009, "Reciprocal Rank Fusion", §2
 # comes tenth, however well the words fit that one: 20 / 61 - 20 / 70 > 2 / 61.
 PICTURE_WEIGHT = 20.0
 _FILTERS_KEPT = 32
+_COUNTS_HOLD = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class HybridRetriever:
         self._embedders = embedders
         self._limits = limits
         self._views: dict[int, _View] = {}
+        self._term_counts: dict[int, tuple[float, dict[str, int]]] = {}
         self._lock = threading.Lock()  # for opening segments, not for searching them
 
     def retrieve(self, question: Question) -> list[Retrieved]:
@@ -140,7 +144,9 @@ class HybridRetriever:
             found.append(_Ranking("text", view.nearest("text", text_query, depth, allowed)))
         if text and "words" in wanted:
             only = None if allowed is None else allowed.tolist()
-            ranked = words.search(session, collection.key, text, depth, only)
+            ranked = words.search(
+                session, collection.key, text, depth, only, self._counts(collection.key)
+            )
             found.append(_Ranking("words", dict(ranked)))
         looks = self._picture_queries(embedders, question, text) if "picture" in wanted else []
         for vector in looks:
@@ -149,6 +155,14 @@ class HybridRetriever:
                 hits = _best_siblings(session, view, hits, text_query)
             found.append(_Ranking("picture", hits))
         return found
+
+    def _counts(self, collection_key: int) -> dict[str, int]:
+        """How common terms are: counting the commonest costs more than searching the rare ones."""
+        made, counts = self._term_counts.get(collection_key, (-math.inf, {}))
+        if time.monotonic() - made > _COUNTS_HOLD:
+            counts = {}
+            self._term_counts[collection_key] = (time.monotonic(), counts)
+        return counts
 
     def _picture_queries(
         self, embedders: Embedders, question: Question, text: str

@@ -16,16 +16,14 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 LEXICAL = {
     "sqlite": [
         "CREATE VIRTUAL TABLE item_words USING fts5("
-        "scope, words, tokenize = 'unicode61 remove_diacritics 0 categories ''L* N* M*''')",
+        "words, tokenize = 'unicode61 remove_diacritics 0 categories ''L* N* M*''')",
         "CREATE VIRTUAL TABLE item_words_terms USING fts5vocab(item_words, 'row')",
     ],
     "postgresql": [
         "CREATE TABLE item_words ("
         "item_key BIGINT PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE, "
-        "collection_key BIGINT NOT NULL REFERENCES collections (key) ON DELETE CASCADE, "
         "words TSVECTOR NOT NULL)",
         "CREATE INDEX ix_item_words_words ON item_words USING gin (words)",
-        "CREATE INDEX ix_item_words_collection_key ON item_words (collection_key)",
     ],
 }
 

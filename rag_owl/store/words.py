@@ -1,7 +1,9 @@
 """The words channel: SQLite's FTS5, or `tsvector` with BM25-like ranks on PostgreSQL.
 
 Terms come from `rag_owl.terms`; they hold letters, marks and digits only, so they need no escaping
-in either query language. Only items of current revisions are in the index.
+in either query language. Each begins with its collection's key: a search reads no posting of
+another collection, and how common a term is there has no influence here. Only items of current
+revisions are in the index.
 """
 
 from __future__ import annotations
@@ -18,34 +20,25 @@ from rag_owl.terms import index_terms, query_terms
 
 # How many postings one query may touch. Where a term stands nearly everywhere its BM25 is nearly
 # nothing, but it costs most of the time: a long query loses its commonest terms first.
-POSTINGS = 20_000
+POSTINGS = 10_000
 NEGLIGIBLE = 0.01  # of the best score
 
 
 def add(session: Session, collection_key: int, items: Iterable[tuple[int, str]]) -> None:
     """Index (item key, text) pairs."""
-    rows = [(key, index_terms(content)) for key, content in items]
+    mark = _mark(collection_key)
+    rows = [(key, [mark + term for term in index_terms(content)]) for key, content in items]
     if not rows:
         return
     if _is_sqlite(session):
-        session.execute(
-            text("INSERT INTO item_words (rowid, scope, words) VALUES (:key, :scope, :words)"),
-            [
-                {"key": key, "scope": _scope(collection_key), "words": " ".join(terms)}
-                for key, terms in rows
-            ],
+        statement = "INSERT INTO item_words (rowid, words) VALUES (:key, :words)"
+        written = [{"key": key, "words": " ".join(terms)} for key, terms in rows]
+    else:
+        statement = (
+            "INSERT INTO item_words (item_key, words) VALUES (:key, CAST(:words AS tsvector))"
         )
-        return
-    session.execute(
-        text(
-            "INSERT INTO item_words (item_key, collection_key, words) "
-            "VALUES (:key, :collection, CAST(:words AS tsvector))"
-        ),
-        [
-            {"key": key, "collection": collection_key, "words": _tsvector(terms)}
-            for key, terms in rows
-        ],
-    )
+        written = [{"key": key, "words": _tsvector(terms)} for key, terms in rows]
+    session.execute(text(statement), written)
 
 
 def add_revision(session: Session, collection_key: int, revision_key: int) -> None:
@@ -93,45 +86,46 @@ def search(
     query: str,
     limit: int,
     allowed: Sequence[int] | None = None,
+    known_counts: dict[str, int] | None = None,
 ) -> list[tuple[int, float]]:
     """(item key, score) of the best matches, best first; any shared term matches.
 
-    allowed: the only item keys that may be found, or None for all.
+    allowed: the only item keys that may be found, or None for all. known_counts: how common terms
+    are, kept by the caller from query to query and filled here; it may be a little out of date.
     """
-    counts = _count(session, query_terms(query))
+    mark = _mark(collection_key)
+    counts = _count(session, [mark + term for term in query_terms(query)], known_counts)
     terms = _affordable(counts)
     if not terms or (allowed is not None and not len(allowed)):
         return []
     if _is_sqlite(session):
-        hits = _search_sqlite(session, collection_key, terms, limit, allowed)
+        hits = _search_sqlite(session, terms, limit, allowed)
     else:
-        hits = _search_postgresql(session, collection_key, terms, counts, limit, allowed)
+        hits = _search_postgresql(session, terms, counts, limit, allowed)
     # What shares only words that stand everywhere is no match beside one that shares a rare word.
     return [hit for hit in hits if hit[1] >= NEGLIGIBLE * hits[0][1]]
 
 
-def _count(session: Session, terms: Sequence[str]) -> dict[str, int]:
+def _count(session: Session, terms: Sequence[str], known: dict[str, int] | None) -> dict[str, int]:
     """How many items each term stands in; terms that stand in none are left out."""
-    if not terms:
-        return {}
-    if _is_sqlite(session):
+    known = known if known is not None else {}
+    unknown = [term for term in terms if term not in known]
+    if unknown and _is_sqlite(session):
         counted = text("SELECT term, doc FROM item_words_terms WHERE term IN :terms").bindparams(
             bindparam("terms", expanding=True)
         )
-        return dict(session.execute(counted, {"terms": terms}).all())
-    counts = {}
-    for term in terms:
+        known.update(session.execute(counted, {"terms": unknown}).all())  # type: ignore[arg-type]
+    elif unknown:
         # Counting stops where a term is too common anyway.
-        count = session.execute(
-            text(
-                "SELECT count(*) FROM (SELECT 1 FROM item_words "
-                "WHERE words @@ CAST(:term AS tsquery) LIMIT :most) AS matching"
-            ),
-            {"term": f"'{term}'", "most": POSTINGS + 1},
-        ).scalar_one()
-        if count:
-            counts[term] = count
-    return counts
+        counted = text(
+            "SELECT count(*) FROM (SELECT 1 FROM item_words "
+            "WHERE words @@ CAST(:term AS tsquery) LIMIT :most) AS matching"
+        )
+        for term in unknown:
+            values = {"term": f"'{term}'", "most": POSTINGS + 1}
+            if count := session.execute(counted, values).scalar_one():
+                known[term] = count
+    return {term: known[term] for term in terms if term in known}
 
 
 def _affordable(counts: dict[str, int]) -> list[str]:
@@ -147,22 +141,14 @@ def _affordable(counts: dict[str, int]) -> list[str]:
 
 
 def _search_sqlite(
-    session: Session,
-    collection_key: int,
-    terms: Sequence[str],
-    limit: int,
-    allowed: Sequence[int] | None,
+    session: Session, terms: Sequence[str], limit: int, allowed: Sequence[int] | None
 ) -> list[tuple[int, float]]:
-    any_term = " OR ".join(f'"{term}"' for term in terms)
-    # FTS5's bm25() is smaller for better matches; `scope` holds the collection and has no weight.
+    # FTS5's bm25() is smaller for better matches.
     ranked = (
-        "SELECT rowid, -bm25(item_words, 0.0, 1.0) AS score FROM item_words "
+        "SELECT rowid, -bm25(item_words) AS score FROM item_words "
         "WHERE item_words MATCH :match {only} ORDER BY score DESC, rowid LIMIT :limit"
     )
-    values = {
-        "match": f"scope : {_scope(collection_key)} AND words : ({any_term})",
-        "limit": limit,
-    }
+    values = {"match": " OR ".join(f'"{term}"' for term in terms), "limit": limit}
     if allowed is None:
         rows = session.execute(text(ranked.format(only="")), values)
     else:
@@ -174,7 +160,6 @@ def _search_sqlite(
 
 def _search_postgresql(
     session: Session,
-    collection_key: int,
     terms: Sequence[str],
     counts: dict[str, int],
     limit: int,
@@ -198,12 +183,11 @@ def _search_postgresql(
     rows = session.execute(
         text(
             f"SELECT item_key, {' + '.join(parts)} AS score FROM item_words "
-            f"WHERE collection_key = :collection AND words @@ CAST(:any AS tsquery) {only} "
+            f"WHERE words @@ CAST(:any AS tsquery) {only} "
             "ORDER BY score DESC, item_key LIMIT :limit"
         ),
         {
             **values,
-            "collection": collection_key,
             "any": " | ".join(f"'{term}'" for term in terms),
             "limit": limit,
         },
@@ -211,8 +195,8 @@ def _search_postgresql(
     return [(key, float(score)) for key, score in rows]
 
 
-def _scope(collection_key: int) -> str:
-    return f"collection{collection_key}"
+def _mark(collection_key: int) -> str:
+    return f"c{collection_key}x"
 
 
 def _tsvector(terms: Sequence[str]) -> str:
