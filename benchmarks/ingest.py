@@ -23,7 +23,10 @@ from rag_owl.sample.text import describe
 def passages(count: int) -> list[str]:
     """Distinct texts of about 600 characters, sentences of the sample shuffled."""
     chance = random.Random(0)
-    sentences = [sentence for country in COUNTRIES for sentence in describe(country).sentences]
+    sentences = []
+    for country in COUNTRIES:
+        written = describe(country)
+        sentences += [written.text[start:end] for start, end in written.sentences.values()]
     return [f"Passage {at}. " + " ".join(chance.sample(sentences, 8)) for at in range(count)]
 
 
