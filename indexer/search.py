@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl import db, media
 from rag_owl.errors import CorruptData
+from rag_owl.indexer.gpu import GpuSearcher
 from rag_owl.indexer.segment import Segment, search_segments
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore, PictureEmbedder, TextEmbedder
@@ -72,6 +73,7 @@ class HybridRetriever:
 
     folder: where segments lie, one folder each, named by their ids.
     embedders: the embedders of a generation; called at every query, so it should remember them.
+    gpu: what searches segments on a GPU, or None where there is none.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class HybridRetriever:
         blobs: BlobStore,
         embedders: Callable[[Generation], Embedders],
         limits: Limits,
+        gpu: Callable[[], GpuSearcher | None],
     ) -> None:
         self._engine = engine
         self._folder = folder
         self._blobs = blobs
         self._embedders = embedders
         self._limits = limits
+        self._gpu = gpu
         self._views: dict[int, _View] = {}
         self._term_counts: dict[int, tuple[float, dict[str, int]]] = {}
         self._lock = threading.Lock()  # for opening segments, not for searching them
@@ -204,7 +208,7 @@ class HybridRetriever:
             known = {s.folder.name: s for v in (view.segments if view else {}).values() for s in v}
             active: dict[str, list[Segment]] = {"text": [], "picture": []}
             for info in segments.active(session, generation.key):
-                opened = known.get(info.id) or Segment.open(self._folder / info.id)
+                opened = known.get(info.id) or Segment.open(self._folder / info.id, self._gpu())
                 active[info.channel].append(opened)
             dead = {
                 channel: np.asarray(

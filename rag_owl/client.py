@@ -19,6 +19,7 @@ from rag_owl.ask import Parts, answer_question, check
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
+from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Ingest, Workshop
 from rag_owl.indexer.search import Embedders, HybridRetriever
@@ -58,7 +59,12 @@ class RagOwl:
         )
         self._models = _Cache()
         self._retriever = HybridRetriever(
-            engine, self.segments_folder, self.blobs, self._embedders_of, self._limits
+            engine,
+            self.segments_folder,
+            self.blobs,
+            self._embedders_of,
+            self._limits,
+            partial(self._models.get, "gpu", self._open_gpu),
         )
         self._runner = job_runner.Runner(engine, self.folder, self._work)
 
@@ -291,6 +297,10 @@ class RagOwl:
             picture_dimension=chosen.picture.dimension,
             index_type=self.settings.index_type,
         )
+
+    def _open_gpu(self) -> GpuSearcher | None:
+        budget = self.settings.gpu_index_bytes
+        return open_gpu_searcher(budget) if budget else None
 
     def load_model(self, name: str | None = None) -> Answerer:
         """Load an answering model now instead of at its first question. Raises `ModelError`."""

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     context_characters: int = Field(
         24_000, ge=500, description="Budget of text shown to the answering model."
     )
+    gpu_index_bytes: int = Field(
+        2 * 2**30, ge=0, description="GPU memory for vectors, where faiss was built for GPUs."
+    )
     batch_size: int = Field(32, ge=1, le=4096, description="Texts embedded at once.")
     max_pixels: int = Field(100_000_000, ge=1, description="Largest picture that is decoded.")
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
