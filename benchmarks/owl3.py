@@ -39,7 +39,8 @@ from benchmarks.owl3_ways import KINDS, WAYS, Prompt, check_same_work, features
 from rag_owl.model.owl3 import Owl3
 from rag_owl.model.owl3.generate import Batch, Request
 from rag_owl.model.owl3.sampling import Sampling
-from rag_owl.model.owl3.sizes import random_model
+from rag_owl.model.owl3.sizes import SIZES, random_model
+from rag_owl.model.owl3.vision import VisionTower
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -62,19 +63,21 @@ class Row:
 
 
 class Peak:
-    """Peak memory while it runs: of the GPU, or of this process above what it held before."""
+    """Peak memory while it runs, above what was held before."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.bytes = device, 0
+        self.device, self.bytes, self._before = device, 0, 0
 
     def __enter__(self) -> Peak:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
             return self
         import psutil
 
         self._process, self._done = psutil.Process(), threading.Event()
+        self._before = self._process.memory_info().rss
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -85,11 +88,11 @@ class Peak:
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device)
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
             return
-        self.bytes = max(self.bytes, self._process.memory_info().rss)
         self._done.set()
         self._thread.join()
+        self.bytes = max(self.bytes, self._process.memory_info().rss) - self._before
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -104,11 +107,15 @@ def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, float, 
 
 
 @torch.no_grad()
-def encoding_seconds(model: Owl3, pictures: int) -> float:
-    """The vision tower's and projector's time per picture."""
-    S = model.config.vision.image_size
-    pixels = torch.randn(pictures, 3, S, S).to(model.device, model.dtype)
-    times = [timed(model.device, lambda: model.remember(pixels))[0] for _ in range(3)]
+def encoding_seconds(size: str, device: torch.device, dtype: torch.dtype, pictures: int) -> float:
+    """The vision tower's and projector's time per picture, without a language model beside it."""
+    config = SIZES[size]
+    S = config.vision.image_size
+    with torch.device(device):
+        tower = VisionTower(config.vision).to(dtype)
+        projector = torch.nn.Linear(config.vision.hidden_size, config.hidden_size, dtype=dtype)
+        pixels = torch.randn(pictures, 3, S, S, dtype=dtype)
+    times = [timed(device, lambda: projector(tower(pixels)))[0] for _ in range(3)]
     return min(times[1:]) / pictures
 
 
@@ -118,20 +125,23 @@ def measure(
     counts: dict[str, Sequence[int]],
     steps: int,
     repeats: int,
+    per_picture: float,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Every way at every number of pictures, decoding steps taken in turn."""
+    """Every way at every number of pictures, decoding steps taken in turn.
+
+    per_picture: the vision tower's seconds for one.
+    """
     device = model.device
-    per_picture = encoding_seconds(model, 2 if device.type == "cpu" else 16)
     say(f"vision tower: {per_picture:.4g} s per picture")
     say(f"(a), (r) and (b) agree within {check_same_work(model, 3):.1e} of the logits' range")
     rows: list[Row] = []
     runs: list[tuple[Row, Any, Tensor]] = []
     jobs = sorted((n, way) for way, numbers in counts.items() for n in numbers)
     for n, way in jobs:
-        runner = KINDS[way](model, n)
         row = Row(way, n)
         with Peak(device) as peak:
+            runner = KINDS[way](model, n)
             times = []
             for _ in range(repeats if n <= 8 and way != "c" else max(1, repeats // 2)):
                 seconds, cpu, logits = timed(device, runner.first)
@@ -234,6 +244,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
         ("per_token", "per token (s)"),
         ("peak_bytes", "peak memory (GB)"),
     )
+    ticks = sorted({row.pictures for row in rows})
     for axis, (name, label) in zip(axes, panels, strict=True):
         for way, description in WAYS.items():
             mine = sorted((row for row in rows if row.way == way), key=lambda row: row.pictures)
@@ -241,8 +252,9 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
             values = [getattr(row, name) * scale for row in mine]
             axis.plot([row.pictures for row in mine], values, marker="o", label=description)
         axis.set(xscale="log", yscale="log", xlabel="pictures", ylabel=label)
+        axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8)
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -279,20 +291,24 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    model = random_model(args.size, dtype=dtype, device=device)
+    per_picture = encoding_seconds(args.size, device, dtype, 2 if device.type == "cpu" else 16)
+    model = random_model(args.size, dtype=dtype, device=device, vision_layers=2)
     cpu = device.type == "cpu"  # there (b) at 400 takes half a minute per token, (c) hours
     counts = {
         "a": args.pictures,
         "b": [n for n in args.pictures if n <= 100 or not cpu],
-        "r": [n for n in args.pictures if n <= 100 or not cpu],
+        "r": [n for n in args.pictures if n <= 32 or not cpu],
         "c": [n for n in args.pictures if n <= (8 if cpu else 32)],
     }
-    rows = measure(model, counts, args.steps, args.repeats, lambda line: print(line, flush=True))
+    weights = sum(weight.nbytes for weight in model.language_model.parameters())
+    say = functools.partial(print, flush=True)
+    rows = measure(model, counts, args.steps, args.repeats, per_picture, say)
     without, with_it = attribution_cost(model, 8, max(10, args.steps))
     heading = f"mPLUG-Owl3 {args.size}, {str(dtype).removeprefix('torch.')}: {machine(device)}"
     extra = [
         "Seconds per token are medians, first tokens the best of the repeats. Encoding is the "
-        "time per picture of the vision tower, measured, times the pictures.",
+        "time per picture of the vision tower, measured, times the pictures. Peak memory is that "
+        f"of the features and of answering, beside {weights / 1e9:.2f} GB of weights.",
         "",
         f"Attribution at 8 pictures: {without:.4f} s per token without, {with_it:.4f} with "
         f"({100 * (with_it / without - 1):+.1f} %).",

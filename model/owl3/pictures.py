@@ -143,12 +143,18 @@ def _chunk(
 
 
 def _project(model: Owl3, memory: VisualMemory) -> Projected:
-    """Every hyper layer's keys and values, (n, K, P, E) each: its own norm, then its projection."""
+    """Every hyper layer's keys and values, (n, K, P, E) each: its own norm, then its projection.
+
+    The norms of the layers differ in their weights only, so what they share is computed once.
+    """
     weight = model.language_model.model.norm.weight
     features = memory.dense(weight.device, weight.dtype)
+    wide = features.float()
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
+    normed = (wide * scale).to(features.dtype)
     projected = {}
     for index in model.config.hyper_indices:
         layer = model.language_model.model.layers[index]
         attention: HyperAttention = layer.self_attn
-        projected[index] = attention.project_pictures(layer.input_layernorm(features))
+        projected[index] = attention.project_pictures(layer.input_layernorm.weight * normed)
     return projected

@@ -75,18 +75,23 @@ def random_model(
     *,
     seed: int = 0,
     deviation: float | None = None,
+    vision_layers: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Owl3:
     """Random weights, the same for the same seed on the same device, in evaluation mode.
 
     `deviation` of the matrices: 0.02 as in training from scratch, 0.15 at "tiny", where a model
-    must answer differently to different pictures.
+    must answer differently to different pictures. `vision_layers`: fewer of them, where features
+    are given anyway.
     """
+    config = sized(size, gate)
+    if vision_layers is not None:
+        config = replace(config, vision=replace(config.vision, num_hidden_layers=vision_layers))
     if deviation is None:
         deviation = 0.15 if size == "tiny" else 0.02
     with torch.device("meta"):
-        model = Owl3(sized(size, gate))
+        model = Owl3(config)
     model.to_empty(device=device)
     model._finish_loading()
     model.to(device=device, dtype=dtype)
