@@ -178,6 +178,10 @@ class Reader(nn.Module):
         self.pointer = nn.Linear(c.width, 2)
         self.item_head = nn.Linear(c.width, 1)
         self.support_head = nn.Linear(c.width, len(SUPPORT))
+        # An item whose picture stands out is leaned towards from the first step on.
+        self.lean = nn.Linear(SIMILARITIES, 1, bias=False)
+        with torch.no_grad():
+            self.lean.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.5, 0.5]]))
 
     def forward(self, rows: Rows, watch: bool = False) -> Reading:
         """Read a batch. With `watch`, each hyper layer keeps its gated mass in `watched`."""
@@ -197,12 +201,16 @@ class Reader(nn.Module):
             norm = layer.get_submodule("norm")
         x = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            start, end = (
-                self.pointer(x).masked_fill(~rows.pointable[..., None], -torch.inf).unbind(-1)
-            )
+            logits, item_lean = self.pointer(x), torch.zeros(rows.separators.shape, device=x.device)
+            if rows.similarities is not None:
+                lean = self.lean(rows.similarities)  # (B, T, 1), 0 outside of items
+                logits = logits + lean
+                item_lean = lean[..., 0].gather(1, rows.separators.clamp(min=0))
+            start, end = logits.masked_fill(~rows.pointable[..., None], -torch.inf).unbind(-1)
             index = rows.separators.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
             items = x.gather(1, index)  # (B, I, D)
-            return Reading(start, end, self.item_head(items)[..., 0], self.support_head(items))
+            item = self.item_head(items)[..., 0] + item_lean
+            return Reading(start, end, item, self.support_head(items))
 
     def encode_plain(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The last layer (B, T, D) of text alone; with the published weights, MiniLM itself."""

@@ -61,7 +61,7 @@ class Material:
         """`share`: which process of how many; all draw the same kind, each its own rows."""
         rank, world = share
         rng = random.Random(step * world + rank)
-        kind = ("read", "read", "read", "look", "read", "read", "support", "read")[step % 8]
+        kind = ("read", "look", "read", "look", "read", "look", "support", "read")[step % 8]
         if kind == "look" and not look:
             kind = "read"
         if kind == "look":
@@ -69,7 +69,7 @@ class Material:
                           else self.pictures.thing(rng) for _ in range(size)]  # fmt: skip
         out: list[Episode] = []
         # one number of passages per batch, and more rows of fewer: little padding, even steps
-        count = rng.choice((1, 2, 2, 3, 3, 4))
+        count = rng.choice((1, 1, 2, 2, 3, 4))
         rows = {1: 5, 2: 3, 3: 2, 4: 1.5}[count] if kind == "read" else 2
         rows = int(size * rows / 2)
         first = (step * world + rank) * 2 * size
@@ -199,7 +199,7 @@ def load_eyes(path: Path) -> Eyes:
 
 def groups_of(reader: Reader) -> list[dict[str, Any]]:
     """New parts learn three times as fast as what was published."""
-    fresh = ("pointer", "item_head", "support_head", "visual_kv", "gate", "_in.")
+    fresh = ("pointer", "item_head", "support_head", "visual_kv", "gate", "_in.", "lean")
     groups = []
     for new in (False, True):
         for decays in (False, True):
@@ -224,6 +224,15 @@ def average_gradients(reader: Reader, world: int) -> None:
         gradients, torch.split(flat / world, [g.numel() for g in gradients]), strict=True
     ):
         gradient.copy_(part.view_as(gradient))
+
+
+def agreed(value: float, world: int) -> float:
+    """The first process's value, for all of them."""
+    if world == 1:
+        return value
+    told = torch.tensor([value], dtype=torch.float64)
+    torch.distributed.broadcast(told, 0)
+    return float(told)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -251,8 +260,15 @@ def train(args: argparse.Namespace) -> None:
     bar = tqdm(total=args.steps, initial=step, desc="reader", mininterval=20, disable=not chief)
     mean: dict[str, float] = {}
     saved = logged = time.monotonic()
-    while step < args.steps:
-        rate = args.rate * min(1.0, (step + 1) / 150) * (1 - step / args.steps)
+    began = time.monotonic()
+    while True:
+        done = step / args.steps
+        if args.minutes:  # a fixed time: all processes go by the first one's clock
+            done = (time.monotonic() - began) / (60 * args.minutes)
+            done = agreed(done, share[1])
+        if done >= 1:
+            break
+        rate = args.rate * min(1.0, (step + 1) / 150) * (1 - done)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["times"]
         _, parts = losses(reader, eyes, material, step, args.batch, share)
@@ -265,17 +281,24 @@ def train(args: argparse.Namespace) -> None:
         bar.update()
         for k, v in parts.items():
             mean[k] = 0.95 * mean.get(k, v.item()) + 0.05 * v.item()
-        now, last = time.monotonic(), step == args.steps
-        if chief and (now - logged > args.log_every or last):
+        now = time.monotonic()
+        if chief and now - logged > args.log_every:
             logged = now
             line = {"step": step, "rate": rate, **{k: round(v, 4) for k, v in mean.items()}}
             log.write(json.dumps(line) + "\n")
             log.flush()
             bar.write(json.dumps(line))
-        if chief and (now - saved > args.save_every or last):
+        if chief and now - saved > args.save_every:
             saved = now
-            model = {"model": reader.state_dict(), "step": step}
-            save(path, {**model, "optimizer": optimizer.state_dict()})
+            keep(path, reader, optimizer, step)
+    if chief:
+        keep(path, reader, optimizer, step)
+        log.write(json.dumps({"step": step, **mean}) + "\n")
+
+
+def keep(path: Path, reader: Reader, optimizer: torch.optim.Optimizer, step: int) -> None:
+    model = {"model": reader.state_dict(), "step": step}
+    save(path, {**model, "optimizer": optimizer.state_dict()})
 
 
 def main() -> None:
@@ -284,6 +307,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--text-only", action="store_true", help="before the eyes are trained")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--minutes", type=float, help="instead of --steps: rate to zero by then")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 2)))
