@@ -43,6 +43,14 @@ class Embedders:
 
 
 @dataclass(frozen=True, slots=True)
+class _Allowed:
+    """The items that a filter leaves."""
+
+    keys: Keys  # sorted
+    members: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
     """What one version of a collection consists of."""
 
@@ -50,14 +58,18 @@ class _View:
     generation: Generation
     segments: Mapping[str, Sequence[Segment]]
     dead: Mapping[str, Keys]
-    filtered: dict[str, Keys] = field(default_factory=dict)  # allowed keys by filter
+    filtered: dict[str, _Allowed] = field(default_factory=dict)  # allowed keys by filter
 
     def nearest(
-        self, channel: str, query: NDArray[np.float32], k: int, allowed: Keys | None
+        self, channel: str, query: NDArray[np.float32], k: int, allowed: _Allowed | None
     ) -> dict[int, float]:
         """Cosine by item key, best first."""
         keys, scores = search_segments(
-            self.segments[channel], query, k, allowed=allowed, excluded=self.dead[channel]
+            self.segments[channel],
+            query,
+            k,
+            allowed=None if allowed is None else allowed.keys,
+            excluded=self.dead[channel],
         )
         return dict(zip(keys.tolist(), scores.tolist(), strict=True))
 
@@ -117,8 +129,9 @@ class HybridRetriever:
             allowed = self._allowed(session, collection, view, question)
             found = self._search(session, collection, view, question, allowed)
             fused = _fuse(found, bool(question.pictures))
-            # A few more than asked for: a document may have been deleted since its view was read.
-            loaded = items.load(session, fused[: question.k + 20])
+            loaded = items.load(session, fused[: question.k])
+            if len(loaded) < question.k:  # some are gone since the segments' dead were read
+                loaded |= items.load(session, fused[question.k : 2 * question.k + 20])
         best = [key for key in fused if key in loaded][: question.k]
         return [
             Retrieved(
@@ -133,7 +146,7 @@ class HybridRetriever:
         collection: Collection,
         view: _View,
         question: Question,
-        allowed: Keys | None,
+        allowed: _Allowed | None,
     ) -> list[_Ranking]:
         """One ranking for each way of looking."""
         embedders = self._embedders(view.generation)
@@ -147,7 +160,7 @@ class HybridRetriever:
         if text_query is not None and "text" in wanted:
             found.append(_Ranking("text", view.nearest("text", text_query, depth, allowed)))
         if text and "words" in wanted:
-            only = None if allowed is None else allowed.tolist()
+            only = None if allowed is None else allowed.members
             ranked = words.search(
                 session, collection.key, text, depth, only, self._counts(collection.key)
             )
@@ -183,7 +196,7 @@ class HybridRetriever:
 
     def _allowed(
         self, session: Session, collection: Collection, view: _View, question: Question
-    ) -> Keys | None:
+    ) -> _Allowed | None:
         if not question.filters:
             return None
         name = json.dumps(question.filters, sort_keys=True, default=str)
@@ -193,7 +206,7 @@ class HybridRetriever:
             )
             if len(view.filtered) >= _FILTERS_KEPT:
                 view.filtered.clear()
-            view.filtered[name] = np.asarray(keys, dtype=np.int64)
+            view.filtered[name] = _Allowed(np.asarray(keys, dtype=np.int64), frozenset(keys))
         return view.filtered[name]
 
     def _view(self, session: Session, collection: Collection) -> _View | None:

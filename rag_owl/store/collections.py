@@ -48,12 +48,15 @@ class Generation:
 
 def get(session: Session, name: str) -> Collection:
     """Raises `NotFound` that names the collections that exist."""
-    row = session.scalar(select(CollectionRow).where(CollectionRow.name == name))
+    # Columns, not the entity: every query of every user begins with this one.
+    row = session.execute(
+        select(CollectionRow.key, CollectionRow.version).where(CollectionRow.name == name)
+    ).one_or_none()
     if row is None:
         known = session.scalars(select(CollectionRow.name).order_by(CollectionRow.name)).all()
         there = f"there are: {', '.join(known)}" if known else "there are none yet"
         raise NotFound(f"no collection {name!r}; {there}. `rag-owl ingest {name} PATH` makes one.")
-    return Collection(row.key, row.name, row.version)
+    return Collection(row.key, name, row.version)
 
 
 def get_or_create(session: Session, name: str) -> Collection:

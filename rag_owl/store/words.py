@@ -9,10 +9,11 @@ revisions are in the index.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import Result, bindparam, select, text
 from sqlalchemy.orm import Session
 
 from rag_owl.db import ItemRow
@@ -85,7 +86,7 @@ def search(
     collection_key: int,
     query: str,
     limit: int,
-    allowed: Sequence[int] | None = None,
+    allowed: Container[int] | None = None,
     known_counts: dict[str, int] | None = None,
 ) -> list[tuple[int, float]]:
     """(item key, score) of the best matches, best first; any shared term matches.
@@ -96,12 +97,16 @@ def search(
     mark = _mark(collection_key)
     counts = _count(session, [mark + term for term in query_terms(query)], known_counts)
     terms = _affordable(counts)
-    if not terms or (allowed is not None and not len(allowed)):
+    if not terms:
         return []
     if _is_sqlite(session):
-        hits = _search_sqlite(session, terms, limit, allowed)
+        ranked = _rank_sqlite(session, terms)
     else:
-        hits = _search_postgresql(session, terms, counts, limit, allowed)
+        ranked = _rank_postgresql(session, terms, counts)
+    # Here and not in SQL: FTS5 would answer `rowid IN (…)` with one search for each of them.
+    permitted: Iterator[Any] = (hit for hit in ranked if allowed is None or hit[0] in allowed)
+    hits: list[tuple[int, float]] = [(key, float(score)) for key, score in islice(permitted, limit)]
+    ranked.close()
     # What shares only words that stand everywhere is no match beside one that shares a rare word.
     return [hit for hit in hits if hit[1] >= NEGLIGIBLE * hits[0][1]]
 
@@ -140,31 +145,16 @@ def _affordable(counts: dict[str, int]) -> list[str]:
     return chosen
 
 
-def _search_sqlite(
-    session: Session, terms: Sequence[str], limit: int, allowed: Sequence[int] | None
-) -> list[tuple[int, float]]:
+def _rank_sqlite(session: Session, terms: Sequence[str]) -> Result[Any]:
     # FTS5's bm25() is smaller for better matches.
-    ranked = (
+    statement = (
         "SELECT rowid, -bm25(item_words) AS score FROM item_words "
-        "WHERE item_words MATCH :match {only} ORDER BY score DESC, rowid LIMIT :limit"
+        "WHERE item_words MATCH :match ORDER BY score DESC, rowid"
     )
-    values = {"match": " OR ".join(f'"{term}"' for term in terms), "limit": limit}
-    if allowed is None:
-        rows = session.execute(text(ranked.format(only="")), values)
-    else:
-        only = "AND rowid IN (SELECT value FROM json_each(:allowed))"
-        listed = "[" + ",".join(map(str, allowed)) + "]"
-        rows = session.execute(text(ranked.format(only=only)), {**values, "allowed": listed})
-    return [(key, score) for key, score in rows]
+    return session.execute(text(statement), {"match": " OR ".join(f'"{t}"' for t in terms)})
 
 
-def _search_postgresql(
-    session: Session,
-    terms: Sequence[str],
-    counts: dict[str, int],
-    limit: int,
-    allowed: Sequence[int] | None,
-) -> list[tuple[int, float]]:
+def _rank_postgresql(session: Session, terms: Sequence[str], counts: dict[str, int]) -> Result[Any]:
     total = session.execute(
         text("SELECT greatest(reltuples, 0) FROM pg_class WHERE relname = 'item_words'")
     ).scalar_one()
@@ -177,22 +167,12 @@ def _search_postgresql(
         values[f"t{at}"] = f"'{term}'"
         n = max(float(total), counts[term])
         values[f"w{at}"] = math.log(1 + (n - counts[term] + 0.5) / (counts[term] + 0.5))
-    only = "" if allowed is None else "AND item_key = ANY(:allowed)"
-    if allowed is not None:
-        values["allowed"] = list(map(int, allowed))
-    rows = session.execute(
-        text(
-            f"SELECT item_key, {' + '.join(parts)} AS score FROM item_words "
-            f"WHERE words @@ CAST(:any AS tsquery) {only} "
-            "ORDER BY score DESC, item_key LIMIT :limit"
-        ),
-        {
-            **values,
-            "any": " | ".join(f"'{term}'" for term in terms),
-            "limit": limit,
-        },
+    values["any"] = " | ".join(f"'{term}'" for term in terms)
+    statement = (
+        f"SELECT item_key, {' + '.join(parts)} AS score FROM item_words "
+        "WHERE words @@ CAST(:any AS tsquery) ORDER BY score DESC, item_key"
     )
-    return [(key, float(score)) for key, score in rows]
+    return session.execute(text(statement), values)
 
 
 def _mark(collection_key: int) -> str:
