@@ -20,6 +20,7 @@ class Surroundings:
     blobs: BlobStore
     features: Path  # the folder of remembered pictures
     features_bytes: int
+    answer_tokens: int  # the longest answer
 
 
 def load_answerer(name: str, around: Surroundings) -> Answerer:
@@ -39,9 +40,11 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
         )
     from rag_owl.model.owl3.answerer import Owl3Answerer
     from rag_owl.model.owl3.features import FeatureStore
+    from rag_owl.model.owl3.sampling import Sampling
 
     features = FeatureStore(around.features, around.features_bytes)
-    return Owl3Answerer.load(name, around.blobs, features)
+    sampling = Sampling(max_new_tokens=around.answer_tokens)
+    return Owl3Answerer.load(name, around.blobs, features, sampling=sampling)
 
 
 def names() -> list[str]:

@@ -313,6 +313,7 @@ class RagOwl:
             self.blobs,
             self.folder / "features",
             self.settings.features_bytes,
+            self.settings.answer_tokens,
         )
         found: Answerer = self._models.get(f"answerer {name}", partial(load_answerer, name, around))
         return found

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         "sentences",
         description="The answering model: a bundled one, or the folder or hub id of mPLUG-Owl3.",
     )
+    answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
     )

@@ -38,9 +38,10 @@ def test_at_question_time_only_the_users_picture_is_encoded(
     tmp_path: Path, tiny: Path, pictures: Path
 ) -> None:
     data = tmp_path / "data"
+    settings = {"text_embedder": "hashing", "model": str(tiny), "answer_tokens": 12}
     mine = tmp_path / "mine.png"
     Image.new("RGB", (50, 50), (120, 10, 200)).save(mine)
-    with RagOwl.open(data, text_embedder="hashing", model=str(tiny)) as owl:
+    with RagOwl.open(data, **settings) as owl:
         assert owl.ingest("pictures", [pictures]).added == 30
         model = owl.load_model()
         assert isinstance(model, Owl3Answerer)
@@ -48,7 +49,7 @@ def test_at_question_time_only_the_users_picture_is_encoded(
         first = owl.ask("pictures", "Which of them is it?", images=[mine], k=30)
         assert model.model.pictures_seen == 31
     shutil.rmtree(data / "features")
-    with RagOwl.open(data, text_embedder="hashing", model=str(tiny)) as owl:
+    with RagOwl.open(data, **settings) as owl:
         again = owl.ask("pictures", "Which of them is it?", images=[mine], k=30)
         model = owl.load_model()
         assert isinstance(model, Owl3Answerer)
