@@ -19,9 +19,11 @@ use as well it says more (`OMP_WAIT_POLICY=passive` keeps waiting threads from c
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import gc
 import json
+import os
 import platform
 import statistics
 import threading
@@ -76,6 +78,8 @@ class Peak:
             return self
         import psutil
 
+        if platform.system() == "Linux":  # else memory that was freed before is used unseen
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         self._process, self._done = psutil.Process(), threading.Event()
         self._before = self._process.memory_info().rss
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -239,9 +243,10 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    clock, unit = ("_cpu", "s, processor time") if "threads" in title else ("", "s")
     panels = (
-        ("first_token", "first token, features given (s)"),
-        ("per_token", "per token (s)"),
+        (f"first_token{clock}", f"first token, features given ({unit})"),
+        (f"per_token{clock}", f"per token ({unit})"),
         ("peak_bytes", "peak memory (GB)"),
     )
     ticks = sorted({row.pictures for row in rows})
@@ -264,7 +269,8 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        where = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        others = f"{os.getloadavg()[0]:.1f} processes of others running"
+        where = f"{platform.machine()}, {torch.get_num_threads()} threads, {others} at the start"
     return f"{where}; torch {torch.__version__}, transformers {transformers.__version__}"
 
 
@@ -291,6 +297,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
+    here = machine(device)
     per_picture = encoding_seconds(args.size, device, dtype, 2 if device.type == "cpu" else 16)
     model = random_model(args.size, dtype=dtype, device=device, vision_layers=2)
     cpu = device.type == "cpu"  # there (b) at 400 takes half a minute per token, (c) hours
@@ -304,7 +311,7 @@ def main() -> None:
     say = functools.partial(print, flush=True)
     rows = measure(model, counts, args.steps, args.repeats, per_picture, say)
     without, with_it = attribution_cost(model, 8, max(10, args.steps))
-    heading = f"mPLUG-Owl3 {args.size}, {str(dtype).removeprefix('torch.')}: {machine(device)}"
+    heading = f"mPLUG-Owl3 {args.size}, {str(dtype).removeprefix('torch.')}: {here}"
     extra = [
         "Seconds per token are medians, first tokens the best of the repeats. Encoding is the "
         "time per picture of the vision tower, measured, times the pictures. Peak memory is that "
