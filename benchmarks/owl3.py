@@ -269,8 +269,8 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        others = f"{os.getloadavg()[0]:.1f} processes of others running"
-        where = f"{platform.machine()}, {torch.get_num_threads()} threads, {others} at the start"
+        load = f"load average {os.getloadavg()[0]:.1f}"
+        where = f"{platform.machine()}, {torch.get_num_threads()} threads, {load} at the start"
     return f"{where}; torch {torch.__version__}, transformers {transformers.__version__}"
 
 
