@@ -18,7 +18,9 @@ PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm")  # the first that exists is paired
 
 
-def scan(paths: Sequence[Path], *, follow_links: bool = False) -> Iterator[Input | Skipped]:
+def scan(
+    paths: Sequence[Path], *, follow_links: bool = False, leave_out: Sequence[Path] = ()
+) -> Iterator[Input | Skipped]:
     """Every file of `paths` and of the folders in them, one folder in memory at a time.
 
     Names are relative to the folder given (a file: its own name); should two of them give the same
@@ -26,15 +28,21 @@ def scan(paths: Sequence[Path], *, follow_links: bool = False) -> Iterator[Input
     is left out. Links are followed to files within the folder given; others, and links
     to folders, only with `follow_links`. A picture and a text of the same stem in one folder become
     one `Input` (two pictures of a stem: the first in order has the text).
+
+    `leave_out` are rag_owl's own folders and files: each is reported once, under whatever name it
+    is met. What lies below one of them is read only when it is given itself.
     """
     taken: dict[str, Path] = {}
-    files = [path for path in paths if not _is_folder(path)]
+    own = _Own(leave_out)
+    files = [path for path in paths if not _is_folder(path) and not own.holds(path)]
     pairs = {pair.path: pair for pair in _pair_given(files)}
     companions = {pair.companion for pair in pairs.values()}
     for path in paths:
         found: Iterable[Input | Skipped]
-        if _is_folder(path):
-            found = _Walk(path, follow_links).files()
+        if own.holds(path):
+            found = own.reported(path, printable(str(path)))
+        elif _is_folder(path):
+            found = _Walk(path, follow_links, own).files()
         elif path in companions:
             continue
         else:
@@ -44,6 +52,34 @@ def scan(paths: Sequence[Path], *, follow_links: bool = False) -> Iterator[Input
                 yield entry
             elif (unique := _unique(entry, path, taken)) is not None:
                 yield unique
+
+
+class _Own:
+    """The files and folders to leave out, known by what they are and not by how they are called."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._identities = {identity for path in paths if (identity := _identity(path))}
+        self._reported: set[tuple[int, int]] = set()
+
+    def holds(self, entry: Path | os.DirEntry[str]) -> bool:
+        return bool(self._identities) and _identity(entry) in self._identities
+
+    def reported(self, entry: Path | os.DirEntry[str], name: str) -> Iterator[Skipped]:
+        identity = _identity(entry)
+        if identity is not None and identity not in self._reported:
+            self._reported.add(identity)
+            yield Skipped(name, _OWN)
+
+
+_OWN = "it is rag_owl's own data folder; to ingest a file or folder in it, give that itself"
+
+
+def _identity(entry: Path | os.DirEntry[str]) -> tuple[int, int] | None:
+    try:
+        status = entry.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(path: Path) -> bool:
@@ -100,6 +136,7 @@ class _Folder:
 class _Walk:
     root: Path
     follow_links: bool
+    own: _Own
 
     def files(self) -> Iterator[Input | Skipped]:
         # A stack, not recursion: folders may be nested deeper than Python's.
@@ -125,10 +162,14 @@ class _Walk:
         if this in folder.above:  # a link in a circle
             return
         entries = [entry for entry in entries if not entry.name.startswith(".")]
-        texts = companions([e.name for e in entries if _is_file(e) and not self._barred(e)])
+        own = {e.name for e in entries if self.own.holds(e) and not self._barred(e)}
+        files = [e for e in entries if _is_file(e) and e.name not in own]
+        texts = companions([e.name for e in files if not self._barred(e)])
         paired = set(texts.values())
         for entry in entries:
-            if entry.name not in paired:
+            if entry.name in own:
+                yield from self.own.reported(entry, printable(folder.prefix + entry.name))
+            elif entry.name not in paired:
                 yield self._entry(folder, entry, texts.get(entry.name), (*folder.above, this))
 
     def _entry(

@@ -157,3 +157,35 @@ def test_a_folder_that_may_not_be_read_is_skipped(tmp_path: Path) -> None:
     finally:
         (tmp_path / "closed").chmod(0o700)
     assert [type(entry) for entry in found] == [Skipped, Input]
+
+
+def test_its_own_data_folder_is_left_out_and_named_once(tmp_path: Path) -> None:
+    fill(tmp_path, "a.txt", "owl-data/owl.db", "owl-data/sample/peru.txt", "z/owl.txt", "owl.png")
+    data = tmp_path / "owl-data"
+    (tmp_path / "z/again").symlink_to(data)
+    assert "owl-data/owl.db" in names(tmp_path)
+    found = list(scan([tmp_path], follow_links=True, leave_out=[tmp_path / "z/../owl-data"]))
+    assert [(type(e), e.name) for e in found] == [
+        (Input, "a.txt"),
+        (Skipped, "owl-data"),
+        (Input, "owl.png"),
+        (Input, "z/owl.txt"),
+    ]
+    assert "own data folder" in next(e.reason for e in found if isinstance(e, Skipped))
+    (alone,) = scan([data, data / "../owl-data"], leave_out=[data])
+    assert alone == Skipped(str(data), next(e.reason for e in found if isinstance(e, Skipped)))
+    # What lies in it is read where it is asked for by name.
+    inside = list(scan([tmp_path, data / "sample", data / "owl.db"], leave_out=[data]))
+    assert [e.name for e in inside if isinstance(e, Input)] == [
+        "a.txt", "owl.png", "z/owl.txt", "peru.txt", "owl.db"
+    ]  # fmt: skip
+    assert list(scan([tmp_path], leave_out=[tmp_path / "no"])) == list(scan([tmp_path]))
+
+
+def test_a_file_of_its_own_is_no_companion_of_a_picture(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "a.txt")
+    own = tmp_path / "a.txt"
+    for paths in ([tmp_path], [tmp_path / "a.png", own]):
+        found = list(scan(paths, leave_out=[own]))
+        assert [type(entry) for entry in found] == [Input, Skipped]
+        assert found[0] == Input("a.png", tmp_path / "a.png")
