@@ -59,12 +59,13 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], str]:
     return metadata, text[match.end() :]
 
 
-def _value(written: str) -> tuple[Any] | None:
+def _value(written: str, in_list: bool = False) -> tuple[Any] | None:
     if written[0] in "\"'" and written[-1] == written[0] and len(written) > 1:
         return (written[1:-1],)
-    if written[0] == "[" and written[-1] == "]":
-        members = [_value(member.strip()) for member in written[1:-1].split(",") if member.strip()]
-        return ([member[0] for member in members if member],)
+    if written[0] == "[" and written[-1] == "]" and not in_list:  # lists in lists stay text
+        members = [member.strip() for member in written[1:-1].split(",")]
+        values = [_value(member, in_list=True) for member in members if member]
+        return ([value[0] for value in values if value],)
     if written[0] in "|>{&*!" or (value := typed(written)) is None:
         return None  # more of YAML than `key: value`
     return (value,)

@@ -229,6 +229,12 @@ def test_markdown_without_front_matter(tmp_path: Path) -> None:
     assert "no text" in refusal(tmp_path / "b.md", b"---\ntitle: x\n---\n\n")
 
 
+def test_front_matter_of_brackets_in_brackets(tmp_path: Path) -> None:
+    deep = "[" * 5_000 + "]" * 5_000
+    loaded = load(tmp_path / "a.md", f"---\ndeep: {deep}\nflat: [[a], b]\n---\nText.")
+    assert loaded.metadata == {"deep": [deep[1:-1]], "flat": ["[a]", "b"]}
+
+
 def test_markdown_too_large_to_parse_is_read_as_text(tmp_path: Path) -> None:
     loaded = load(tmp_path / "a.md", "# A\n\nText.", Limits(max_markup_bytes=5))
     assert loaded.media_type == "text/plain"
