@@ -12,6 +12,7 @@ from rag_owl.indexer.loaders.values import (
     Loaded,
     Picture,
     Section,
+    SkippedRow,
     content_sha256,
     document_text,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Loaded",
     "Picture",
     "Section",
+    "SkippedRow",
     "content_sha256",
     "document_text",
     "read",
@@ -38,8 +40,9 @@ def read(
     """The documents in one file: one, or one for each row of JSON lines and CSV.
 
     What cannot be used comes as `Skipped`, never as an exception; what can be used beside it comes
-    all the same (the text of a damaged picture, the other rows, the other pages). `start_row`
-    passes over the rows before it. A document's `sections` may still raise `UnreadableMedia`.
+    all the same (the text of a damaged picture, the other rows, the other pages). A row ends with
+    its `Loaded` or its `SkippedRow`, whose `row` + 1 is the `start_row` to go on from; that changes
+    no name. A document's `sections` may still raise `UnreadableMedia`.
     """
     try:
         if source.companion is None:
@@ -48,6 +51,10 @@ def read(
             yield from _read_pair(source, limits)
     except UnreadableMedia as error:
         yield Skipped(source.name, str(error))
+    except RecursionError:
+        yield Skipped(source.name, "it is nested too deeply to be read: simplify it")
+    except MemoryError:
+        yield Skipped(source.name, "it needs more memory than there is: split it")
 
 
 def _read(source: Input, start_row: int, limits: Limits) -> Iterator[Loaded | Skipped]:

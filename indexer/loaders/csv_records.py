@@ -28,7 +28,7 @@ def csv_records(file: WatchedFile, name: str, max_bytes: int) -> Iterator[CsvRec
     csv.field_size_limit(2**31 - 1)  # of the process; `_Lines` has the limit that counts here
     _, encoding = hash_and_encoding(file)
     lines = _Lines(text_lines(file, encoding, max_bytes), max_bytes)
-    delimiter = _delimiter(lines.peek(200), name)
+    delimiter = _delimiter(lines.peek(200, 2**20), name)
     columns: list[str] | None = None
     for line, cells, fault in _records(lines, delimiter):
         if cells is None:
@@ -48,11 +48,13 @@ _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def _columns(cells: list[str]) -> list[str]:
-    columns: list[str] = []
+    columns: dict[str, None] = {}  # a set in order: there may be a million of them
     for i, cell in enumerate(cells, 1):
         name = cell.strip() or f"column {i}"
-        columns.append(name if name not in columns else f"{name} {i}")
-    return columns
+        while name in columns:
+            name += f" {i}"
+        columns[name] = None
+    return list(columns)
 
 
 def _values(columns: list[str], cells: list[str]) -> dict[str, Any]:
@@ -102,10 +104,15 @@ class _Lines:
         self.waiting.extendleft(reversed(self.record[lines:]))
         self.record, self.size = [], 0
 
-    def peek(self, count: int) -> list[str]:
-        while len(self.waiting) < count and (line := next(self.source, None)) is not None:
+    def peek(self, count: int, chars: int) -> list[str]:
+        """The first lines, as many as both limits allow, but one in any case."""
+        while len(self.waiting) < count and chars > 0:
+            line = next(self.source, None)
+            if line is None:
+                break
             self.waiting.append(line)
-        return list(self.waiting)[:count]
+            chars -= len(line)
+        return list(self.waiting)
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | None, str]]:

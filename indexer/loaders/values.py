@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag_owl.types import TextBox
+from rag_owl.types import Skipped, TextBox
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +67,13 @@ class Loaded:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None  # the file to keep as the document's blob; rows: the database has it
     row: int | None = None  # from 0, to go on after it: `read(source, start_row=row + 1)`
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow(Skipped):
+    """A row of which nothing is used; the last that comes of it, as `Loaded` is of the others."""
+
+    row: int  # as `Loaded.row`
 
 
 def content_sha256(text_sha256: str | None, picture_sha256: str | None) -> str:

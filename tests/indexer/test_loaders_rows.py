@@ -6,13 +6,16 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from rag_owl.indexer.loaders import Input, Loaded, document_text, read
+from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, document_text, read
+from rag_owl.indexer.loaders.names import NameSet
 from rag_owl.indexer.split import split
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.types import ImageLocation, Skipped
@@ -63,9 +66,9 @@ def test_broken_lines_are_skipped_and_the_rest_goes_on(tmp_path: Path) -> None:
         b"[" * 100_000,
         b'{"text": "sev\xe9n"}',
         b"{}",
-        b'{"n": ' + b"9" * 5_000 + b"}",
+        b'{"id": "' + b"9" * 5_000 + b'"}',
         b'{"deep": ' + b'{"a":' * 600 + b"1" + b"}" * 600 + b"}",
-        b'{"text": "a lone \\ud800 surrogate and \\u0000", "bad": NaN, "huge": 1e999}',
+        b'{"text": "a lone \\ud800 surrogate and \\u0000", "bad": NaN, "worse": -Infinity}',
         b"\xff\xfe\x00\x81\x02",
         b'{"text": "last"}',
     ]
@@ -125,6 +128,140 @@ def test_the_other_columns_are_the_text_of_a_row_without_text(tmp_path: Path) ->
     assert isinstance(loaded, Loaded)
     assert document_text(loaded.sections()) == "country: Peru\narea: 1285216\nsea: true"
     assert loaded.metadata == {"country": "Peru", "area": 1285216, "sea": True}
+
+
+def test_an_id_given_twice_names_two_documents_wherever_reading_begins(tmp_path: Path) -> None:
+    ids = ["x", "x", "x~3", "x", None, "5", 7, None, "x", "\ud800", "\0 \ufffd", "x~9"]
+    lines = [json.dumps({"text": f"text {i}", " ID ": each}) for i, each in enumerate(ids)]
+    lines += ["broken", '{"id": "x"}', '{"id": "x", "text": "last"}']
+    content = "\n".join(lines)
+    everything = rows(tmp_path / "a.jsonl", content)
+    names = list(documents(everything))
+    assert [name.removeprefix("a.jsonl#") for name in names] == [
+        "x", "x~2", "x~3", "x~4", "5", "5~6", "7", "8", "x~9", "\ufffd", "\ufffd~11", "x~9~12",
+        "x~15",
+    ]  # fmt: skip
+    for start in range(len(lines)):
+        again = rows(tmp_path / "a.jsonl", content, start_row=start)
+        expected = [e.name for e in everything if isinstance(e, Loaded) and (e.row or 0) >= start]
+        assert list(documents(again)) == expected
+    table = "text,id\na,x\nb,x\nc,y\nd,x\n"
+    assert list(documents(rows(tmp_path / "a.csv", table))) == [
+        "a.csv#x",
+        "a.csv#x~2",
+        "a.csv#y",
+        "a.csv#x~4",
+    ]
+    assert list(documents(rows(tmp_path / "a.csv", table, start_row=3))) == ["a.csv#x~4"]
+
+
+def test_names_are_remembered_in_little_memory() -> None:
+    tracemalloc.start()
+    names = NameSet()
+    assert all(names.add(f"name {i}") for i in range(50_000))
+    assert not any(names.add(f"name {i}") for i in range(50_000))
+    assert len(names) == 50_000
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 25 * 50_000
+
+
+def test_a_skipped_row_says_where_to_go_on(tmp_path: Path) -> None:
+    image = ', "image": "no.png"'
+    lines = ["{", '{"text": "b"' + image + "}", '{"id": "c"' + image + "}", '{"text": []}', "{}"]
+    found = rows(tmp_path / "a.jsonl", "\n".join(["", *lines]))
+    assert [(type(e), getattr(e, "row", None)) for e in found] == [
+        (SkippedRow, 1),
+        (Skipped, None),  # the picture of the row that follows
+        (Loaded, 2),
+        (SkippedRow, 3),
+        (SkippedRow, 4),
+        (SkippedRow, 5),
+    ]
+    table = 'text,n\na,1,2\nb,2\n"open,3\nc,4\n'
+    in_table = rows(tmp_path / "a.csv", table)
+    assert [(type(e), getattr(e, "row", None)) for e in in_table] == [
+        (SkippedRow, 0),
+        (Loaded, 1),
+        (SkippedRow, 2),
+        (Loaded, 3),
+    ]
+    for name, content, entries in (
+        ("a.jsonl", "\n".join(["", *lines]), found),
+        ("a.csv", table, in_table),
+    ):
+        for i, entry in enumerate(entries):
+            if isinstance(entry, SkippedRow):
+                again = rows(tmp_path / name, content, start_row=entry.row + 1)
+                assert [(e.name, type(e)) for e in again] == [
+                    (e.name, type(e)) for e in entries[i + 1 :]
+                ]
+
+
+def test_what_no_database_stores_is_kept_as_text_or_cleaned(tmp_path: Path) -> None:
+    digits = "9" * 400
+    content = (
+        f'{{"text": "a", "huge": 1e999, "low": -1E+400, "many": {digits}, "list": [-{digits}, 1.5],'
+        f' "long": {"9" * 40}, "small": 1e-999, "nan": [NaN, Infinity],'
+        ' "k\\u0000\\udfff": {"\\ud800": "\\u0000"}, "title": "t\\ud800\\u0000t", "id": "\\udc00"}'
+    )
+    (loaded,) = rows(tmp_path / "a.jsonl", content)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.name, loaded.title) == ("a.jsonl#\ufffd", "t\ufffd t")
+    assert loaded.metadata == {
+        "huge": "1e999",
+        "low": "-1E+400",
+        "many": digits,
+        "list": [f"-{digits}", 1.5],
+        "long": int("9" * 40),
+        "small": 0.0,
+        "nan": [None, None],
+        "k \ufffd": {"\ufffd": " "},
+    }
+    (loaded,) = rows(tmp_path / "a.jsonl", f'{{"n": {"9" * 5_000}}}')
+    assert isinstance(loaded, Loaded)
+    assert loaded.metadata == {"n": "9" * 5_000}
+
+
+def test_ids_and_titles_over_the_limit_are_skipped(tmp_path: Path) -> None:
+    long = "é" * 501
+    found = rows(tmp_path / "a.csv", f"text,id,title\na,{long},t\nb,i,{long}\nc,{long[1:]},t\n")
+    assert [type(entry) for entry in found] == [SkippedRow, SkippedRow, Loaded]
+    assert '"id" has 1,002 bytes' in skipped(found)["a.csv line 2"]
+    assert '"title" has 1,002 bytes' in skipped(found)["a.csv line 3"]
+
+
+@pytest.mark.parametrize("depth", [95, 99, 150, 450, 900, 10_000])
+def test_the_depth_of_values_is_limited_whoever_calls(tmp_path: Path, depth: int) -> None:
+    content = '{"text": "a", "deep": ' + '[{"b":' * (depth // 2) + "1" + "}]" * (depth // 2) + "}"
+
+    def called(frames: int) -> list[Loaded | Skipped]:
+        return called(frames - 1) if frames else rows(tmp_path / "a.jsonl", content)
+
+    for frames in (0, 300):
+        (entry,) = called(frames)
+        assert isinstance(entry, Loaded if depth < 100 else SkippedRow)
+        assert isinstance(entry, Loaded) or "nested too deep" in entry.reason
+
+
+def test_a_row_that_memory_does_not_hold_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "x": [' + "[]," * 4_000_000 + '0]}\n{"text": "b"}\n')
+    script = """if True:
+        import resource, sys
+        from pathlib import Path
+        from rag_owl.indexer.loaders import Input, read
+        import rag_owl.indexer.loaders.rows
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+        for entry in read(Input("a.jsonl", Path(sys.argv[1]))):
+            print(type(entry).__name__, entry.row, getattr(entry, "reason", ""))
+    """
+    found = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert found.stdout.splitlines() == [
+        "SkippedRow 0 it needs more memory than there is: split it",
+        "Loaded 1 ",
+    ], found.stderr
 
 
 # --- pictures in rows --------------------------------------------------------------------------
@@ -279,6 +416,26 @@ def test_columns_without_or_with_the_same_name(tmp_path: Path) -> None:
     assert isinstance(loaded, Loaded)
     assert loaded.metadata == {"a": 1, "column 2": 2, "a 3": 3}
     assert document_text(loaded.sections()) == "a: 1\ncolumn 2: 2\na 3: 3"
+    (loaded,) = rows(tmp_path / "a.csv", "a 3,a,a\n1,2,3\n")
+    assert isinstance(loaded, Loaded)
+    assert loaded.metadata == {"a 3": 1, "a": 2, "a 3 3": 3}
+    many = 40_000  # looked up one in another, these would take minutes
+    header = ",".join(f"c{i}" for i in range(many))
+    (loaded,) = rows(tmp_path / "a.csv", f"{header}\n{'1,' * many}\n")
+    assert isinstance(loaded, Loaded)
+    assert len(loaded.metadata) == many
+
+
+def test_the_delimiter_is_told_from_a_sample_of_bounded_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    line = "x" * 200_000 + ",1\n"
+    path.write_text("text,n\n" + line * 100)
+    tracemalloc.start()
+    count = sum(isinstance(entry, Loaded) for entry in read(Input("a.csv", path)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 100
+    assert peak < 12_000_000
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
