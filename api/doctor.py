@@ -123,6 +123,10 @@ def _segments(owl: RagOwl, deep: bool) -> Iterator[Finding]:
             for info in segments.active(session, generation.key)
         ]
     damaged = 0
+    if deep and (rebuilt := owl.repair()):
+        yield Finding("segments", True, f"{rebuilt} damaged ones were made again")
+        yield from _segments(owl, deep)
+        return
     for info in active:
         try:
             segment = Segment.open(owl.segments_folder / info.id)

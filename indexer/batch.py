@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 from rag_owl.indexer.segment import write_segment
 from rag_owl.store import bulk, collections, documents, items, jobs, segments
 from rag_owl.store.collections import Generation
-from rag_owl.store.documents import NewDocument
+from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 Vector = NDArray[np.float32]
+
+_DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
 
 
 @dataclass(slots=True)
@@ -41,9 +43,14 @@ class Batch:
     skipped: list[Skipped] = field(default_factory=list)
     items: int = 0  # of all entries together
     unchanged: int = 0  # documents known with these bytes, this name and this metadata
+    seen: list[NewDocument] = field(default_factory=list)  # known bytes, other name or metadata
     found: int = 0  # documents beyond the one that each file was counted as
     done: list[int] = field(default_factory=list)  # positions of finished inputs
     next_rows: dict[int, int] = field(default_factory=dict)  # position -> row to go on at
+
+    @property
+    def documents(self) -> int:
+        return len(self.entries) + len(self.skipped) + len(self.seen) + self.unchanged
 
 
 def commit(
@@ -64,6 +71,10 @@ def commit(
     vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
     keys: dict[str, list[int]] = {"text": [], "picture": []}
     at = 0
+    # First what only moved: then new bytes find their origins free, and retire nothing that is
+    # merely somewhere else.
+    documents.move(session, claim.collection_key, batch.seen)
+    counters["unchanged"] += len(batch.seen)
     new_keys_of = _add_strangers(session, claim, generation, batch)
     for entry in batch.entries:
         rows = text_vectors[at : at + len(entry.texts)]
@@ -77,13 +88,15 @@ def commit(
         if entry.abandoned:
             documents.abandon(session, claim.collection_key, entry.document.sha256)
             continue
-        # Also true for the second of two equal documents in one batch.
-        if documents.refresh(session, claim.collection_key, entry.document):
-            counters["unchanged"] += 1
+        revision = _revision(session, claim, generation, entry)
+        if revision is None:
+            if documents.is_complete(session, claim.collection_key, entry.document.sha256):
+                # the second of two equal documents in one batch
+                documents.move(session, claim.collection_key, [entry.document])
+                counters["unchanged"] += 1
+            elif entry.complete:
+                batch.skipped.append(Skipped(entry.document.name, _DELETED))
             continue
-        revision = documents.open_revision(
-            session, claim.collection_key, entry.document, generation.splitter
-        )
         new_keys = items.add(
             session,
             claim.collection_key,
@@ -99,7 +112,7 @@ def commit(
             counters[revision.outcome] += 1
     for channel in vectors:
         if keys[channel]:
-            info = _write(folder, generation, channel, keys[channel], vectors[channel])
+            info = write_vectors(folder, generation, channel, keys[channel], vectors[channel])
             segments.activate(session, generation.key, info)
     jobs.add_skipped(session, claim, batch.skipped)
     jobs.input_done(session, claim, batch.done)
@@ -112,11 +125,28 @@ def commit(
     return stop
 
 
+def _revision(
+    session: Session, claim: Claim, generation: Generation, entry: Entry
+) -> OpenRevision | None:
+    """Where the entry's items go; None: nowhere, they are there already or were deleted."""
+    if entry.first_ordinal:
+        return documents.continue_revision(
+            session,
+            claim.collection_key,
+            entry.document,
+            generation.splitter,
+            entry.first_ordinal,
+        )
+    if documents.is_complete(session, claim.collection_key, entry.document.sha256):
+        return None
+    return documents.open_revision(session, claim.collection_key, entry.document)
+
+
 def _add_strangers(
     session: Session, claim: Claim, generation: Generation, batch: Batch
 ) -> dict[int, list[int]]:
     """Item keys of the documents that nothing else touches, by the id() of their entry."""
-    # All entries count: a document that is also unchanged or abandoned here is no stranger.
+    # All entries count: a document that is also abandoned here is no stranger.
     alone = bulk.strangers(
         session, claim.collection_key, [entry.document for entry in batch.entries]
     )
@@ -151,9 +181,14 @@ def _collect(
             vectors["picture"].append(next(pictures))
 
 
-def _write(
-    folder: Path, generation: Generation, channel: str, keys: list[int], vectors: list[Vector]
+def write_vectors(
+    folder: Path,
+    generation: Generation,
+    channel: str,
+    keys: Sequence[int],
+    vectors: Sequence[Vector],
 ) -> segments.SegmentInfo:
+    """A new segment's files; it is searched when its row is activated."""
     name = uuid.uuid4().hex
     manifest = write_segment(
         folder / name,
@@ -163,6 +198,12 @@ def _write(
         manifest=segment_facts(generation, channel),
     )
     return segments.SegmentInfo(name, channel, manifest.index_type, manifest.count)
+
+
+def embedding_input(name: str, title: str, heading: str, text: str) -> str:
+    """A passage is embedded under its heading, or its document's title: it often names neither."""
+    above = heading or (title if title != name else "")
+    return f"{above}\n{text}" if above else text
 
 
 def segment_facts(generation: Generation, channel: str) -> dict[str, str | int]:

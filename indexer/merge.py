@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import structlog
 from sqlalchemy import Engine
 
 from rag_owl import db
+from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.segment import Segment, merge_segments
 from rag_owl.store import collections, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.segments import SegmentInfo
+
+log = structlog.get_logger(__name__)
 
 MOST_SEGMENTS = 16  # of a channel, while a job runs
 _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searches under way
@@ -27,37 +31,47 @@ def merge_segments_of(
 ) -> None:
     """Merge where it pays; at a job's end (`final`) down to segments of clearly different size.
 
-    The caller is the only one who writes segments of this generation.
+    The caller is the only one who writes segments of this generation. A damaged segment is left
+    alone and said so: it must not keep new documents from being found.
     """
-    with db.reading(engine) as session:
-        active = segments.active(session, generation.key)
     for channel in ("text", "picture"):
+        with db.reading(engine) as session:
+            active = segments.active(session, generation.key)
         mine = [segment for segment in active if segment.channel == channel]
-        if len(mine) > (1 if final else MOST_SEGMENTS):
-            _merge(engine, folder, generation, _choose(mine))
+        chosen = _choose(mine)
+        if not final and len(mine) <= MOST_SEGMENTS:
+            continue
+        if not final and len(chosen) < 2:
+            chosen = sorted(mine, key=lambda segment: segment.count)[: MOST_SEGMENTS // 2]
+        try:
+            _merge(engine, folder, generation, chosen)
+        except CorruptData as error:
+            log.error("segments were not merged", channel=channel, reason=str(error))
     if final:
-        _remove_retired(engine, folder)
+        remove_retired(engine, folder)
 
 
 def _choose(active: Sequence[SegmentInfo]) -> list[SegmentInfo]:
-    """From the smallest up, as long as the next is not much larger than what is already chosen.
+    """The largest group of which none is much larger than all the smaller ones of it together.
 
     So every vector is rewritten a number of times that grows with the logarithm of the size.
     """
-    chosen: list[SegmentInfo] = []
-    total = 0
+    groups: list[list[SegmentInfo]] = []
     for segment in sorted(active, key=lambda segment: segment.count):
-        if chosen and segment.count > 4 * total:
-            break
-        chosen.append(segment)
-        total += segment.count
-    return chosen
+        if groups and segment.count <= 4 * sum(other.count for other in groups[-1]):
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return max(groups, key=len, default=[])
 
 
 def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[SegmentInfo]) -> None:
+    if not chosen:
+        return
     channel = chosen[0].channel
     with db.reading(engine) as session:
-        dead = segments.tombstones(session, generation.key, channel)
+        # Not those of a revision that is still growing: it will be searched when it is complete.
+        dead = segments.tombstones(session, generation.key, channel, for_good=True)
     if len(chosen) < 2 and not dead:
         return
     opened = [Segment.open(folder / segment.id) for segment in chosen]
@@ -81,13 +95,15 @@ def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[Se
         collections.touch_generation(session, generation.key)
 
 
-def _remove_retired(engine: Engine, folder: Path) -> None:
+def remove_retired(engine: Engine, folder: Path) -> None:
+    """Delete the files of segments that were replaced long enough ago."""
     with db.reading(engine) as session:
         ids = segments.retired(session, time.time() - _READERS_NEED)
     for name in ids:
         shutil.rmtree(folder / name, ignore_errors=True)
-    with db.writing(engine) as session:
-        segments.forget(session, ids)
+    if ids:
+        with db.writing(engine) as session:
+            segments.forget(session, ids)
 
 
 def remove_orphans(engine: Engine, folder: Path) -> None:

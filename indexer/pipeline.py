@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from rag_owl import db, paths
 from rag_owl.errors import UnreadableMedia
-from rag_owl.indexer.batch import Batch, Entry, commit
-from rag_owl.indexer.loaders import Input, Loaded, read, scan
-from rag_owl.indexer.merge import merge_segments_of
+from rag_owl.indexer.batch import Batch, Entry, commit, embedding_input
+from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, read, scan
+from rag_owl.indexer.merge import merge_segments_of, remove_retired
 from rag_owl.indexer.search import Embedders
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
@@ -47,6 +47,7 @@ class Workshop:
     batch_size: int  # texts embedded at once
     embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
     """The embedders of a generation; without one, those for new collections and what they are."""
+    leave_out: Sequence[Path] = ()  # folders that are never ingested: our own
     remember_picture: Callable[[str], object] | None = None
     """Has the answering model look at a stored picture now, so that no question waits for it."""
 
@@ -66,6 +67,7 @@ class Ingest:
 
     def run(self) -> bool:
         """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
+        remove_retired(self._shop.engine, self._shop.segments)
         if not self._claim.scanned:
             self._scan()
         with db.reading(self._shop.engine) as session:
@@ -110,7 +112,8 @@ class Ingest:
             found.clear()
             skipped.clear()
 
-        for each in scan([paths.load(path) for path in self._claim.parameters["paths"]]):
+        given = [paths.load(path) for path in self._claim.parameters["paths"]]
+        for each in scan(given, leave_out=self._shop.leave_out):
             if isinstance(each, Skipped):
                 skipped.append(each)
             else:
@@ -132,12 +135,13 @@ class Ingest:
             # A file was counted as one when it was found; every further piece of it counts too.
             if at or source.next_row:
                 self._batch.found += 1
+            row = each.row if isinstance(each, SkippedRow | Loaded) else None
             if isinstance(each, Skipped):
                 self._batch.skipped.append(each)
             elif not self._add(each, source):
                 return False
-            elif each.row is not None:
-                self._batch.next_rows[source.position] = each.row + 1
+            if row is not None:
+                self._batch.next_rows[source.position] = row + 1
                 if self._is_full() and not self._flush():
                     return False
         self._batch.next_rows.pop(source.position, None)
@@ -159,13 +163,14 @@ class Ingest:
             self._looking(),
             self._claim.collection_key,
             loaded.sha256,
+            document.origin,
             self._generation.splitter,
         )
         if known is not None and known.complete:
             if known.document == document:
                 self._batch.unchanged += 1
             else:  # another name or other metadata
-                self._batch.entries.append(Entry(document, 0))
+                self._batch.seen.append(document)
             return True
         stored = known.items if known is not None else 0
         entry = Entry(document, stored)
@@ -187,7 +192,9 @@ class Ingest:
                 entry.items.append(item)
                 self._batch.items += 1
                 if item.in_text:
-                    entry.texts.append(_embedding_input(loaded, item))
+                    entry.texts.append(
+                        embedding_input(loaded.name, loaded.title, item.heading, item.text or "")
+                    )
                 if image is not None:
                     self._images.append((entry, image))
                     if len(self._images) >= _PICTURES_AT_ONCE:
@@ -236,11 +243,8 @@ class Ingest:
         batch = self._batch
         return (
             batch.items >= self._size
-            or len(batch.entries) + len(batch.skipped) + batch.unchanged >= _MOST_ENTRIES
-            or (
-                bool(batch.entries or batch.unchanged)
-                and time.monotonic() - self._since > _LONGEST_BATCH
-            )
+            or batch.documents >= _MOST_ENTRIES
+            or (bool(batch.documents) and time.monotonic() - self._since > _LONGEST_BATCH)
             or self._stopping()
         )
 
@@ -284,13 +288,6 @@ def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> New
         in_text=bool(draft.text and draft.text.strip()),
         in_picture=embed_picture,
     )
-
-
-def _embedding_input(loaded: Loaded, item: NewItem) -> str:
-    """A passage is embedded under its heading, or its document's title: it often names neither."""
-    named = loaded.row is None or loaded.title != loaded.name
-    above = item.heading or (loaded.title if named else "")
-    return f"{above}\n{item.text}" if above else item.text or ""
 
 
 def _why(error: OSError) -> str:

@@ -80,6 +80,16 @@ class _Ranking:
     hits: Mapping[int, float]  # item key to similarity, best first
 
 
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """A question as each channel searches for it."""
+
+    text: str
+    by_text: NDArray[np.float32] | None
+    by_picture: Sequence[NDArray[np.float32]]
+    wanted: Sequence[Channel]
+
+
 class HybridRetriever:
     """Implements `rag_owl.ports.Retriever`. Safe for many threads.
 
@@ -124,21 +134,31 @@ class HybridRetriever:
         with db.reading(self._engine) as session:
             collection = collections.get(session, question.collection)
             view = self._view(session, collection)
-            if view is None:
-                return []
+        if view is None:
+            return []
+        # Models run, and may have to be loaded first, while no transaction is open.
+        queries = self._queries(self._embedders(view.generation), question)
+        with db.reading(self._engine) as session:
             allowed = self._allowed(session, collection, view, question)
-            found = self._search(session, collection, view, question, allowed)
+            found = self._search(session, collection, view, question, queries, allowed)
             fused = _fuse(found, bool(question.pictures))
-            loaded = items.load(session, fused[: question.k])
+            best = list(fused)
+            loaded = items.load(session, best[: question.k])
             if len(loaded) < question.k:  # some are gone since the segments' dead were read
-                loaded |= items.load(session, fused[question.k : 2 * question.k + 20])
-        best = [key for key in fused if key in loaded][: question.k]
+                loaded |= items.load(session, best[question.k : 2 * question.k + 20])
         return [
-            Retrieved(
-                loaded[key], _score(found, key, bool(question.pictures)), _found_by(found, key)
-            )
-            for key in best
+            Retrieved(loaded[key], fused[key], _found_by(found, key))
+            for key in [key for key in best if key in loaded][: question.k]
         ]
+
+    def _queries(self, embedders: Embedders, question: Question) -> _Queries:
+        text = question.text.strip()
+        wanted = question.channels or ("text", "words", "picture")
+        by_text = embedders.text.embed_query(text) if text and wanted != ("words",) else None
+        by_picture = []
+        if "picture" in wanted:
+            by_picture = self._picture_queries(embedders, question, text)
+        return _Queries(text, by_text, by_picture, wanted)
 
     def _search(
         self,
@@ -146,30 +166,25 @@ class HybridRetriever:
         collection: Collection,
         view: _View,
         question: Question,
+        queries: _Queries,
         allowed: _Allowed | None,
     ) -> list[_Ranking]:
         """One ranking for each way of looking."""
-        embedders = self._embedders(view.generation)
         depth = max(50, 2 * question.k)
-        text = question.text.strip()
         found: list[_Ranking] = []
-        wanted = question.channels or ("text", "words", "picture")
-        text_query = None
-        if text and wanted != ("words",):
-            text_query = embedders.text.embed_query(text)
-        if text_query is not None and "text" in wanted:
-            found.append(_Ranking("text", view.nearest("text", text_query, depth, allowed)))
-        if text and "words" in wanted:
+        if queries.by_text is not None and "text" in queries.wanted:
+            hits = view.nearest("text", queries.by_text, depth, allowed)
+            found.append(_Ranking("text", hits))
+        if queries.text and "words" in queries.wanted:
             only = None if allowed is None else allowed.members
             ranked = words.search(
-                session, collection.key, text, depth, only, self._counts(collection.key)
+                session, collection.key, queries.text, depth, only, self._counts(collection.key)
             )
             found.append(_Ranking("words", dict(ranked)))
-        looks = self._picture_queries(embedders, question, text) if "picture" in wanted else []
-        for vector in looks:
+        for vector in queries.by_picture:
             hits = view.nearest("picture", vector, depth, allowed)
-            if text_query is not None:
-                hits = _best_siblings(session, view, hits, text_query)
+            if queries.by_text is not None:
+                hits = _best_siblings(session, view, hits, queries.by_text)
             found.append(_Ranking("picture", hits))
         return found
 
@@ -197,8 +212,9 @@ class HybridRetriever:
     def _allowed(
         self, session: Session, collection: Collection, view: _View, question: Question
     ) -> _Allowed | None:
-        if not question.filters:
+        if question.filters is None or question.filters == {}:
             return None
+        filters.check(question.filters)  # before it is written down: it may be anything
         name = json.dumps(question.filters, sort_keys=True, default=str)
         if name not in view.filtered:
             keys = filters.item_keys(
@@ -238,16 +254,18 @@ def _best_siblings(
     session: Session, view: _View, hits: Mapping[int, float], text_query: NDArray[np.float32]
 ) -> dict[int, float]:
     """A picture stands for all passages of its document: put the one that fits the words first."""
+    together = items.siblings(session, list(hits))
+    keys = np.asarray(
+        [key for group in together.values() if len(group) > 1 for key in group], dtype=np.int64
+    )
+    scores = np.full(len(keys), -np.inf, dtype=np.float32)
+    for segment in view.segments["text"]:
+        scores = np.fmax(scores, segment.scores(text_query, keys))
+    fit = dict(zip(keys.tolist(), scores.tolist(), strict=True))
     chosen: dict[int, float] = {}
     for key, similarity in hits.items():
-        together = items.siblings(session, key)
-        if len(together) > 1:
-            keys = np.asarray(together, dtype=np.int64)
-            scores = np.full(len(keys), -np.inf, dtype=np.float32)
-            for segment in view.segments["text"]:
-                scores = np.fmax(scores, segment.scores(text_query, keys))
-            key = together[int(scores.argmax())]
-        chosen.setdefault(key, similarity)
+        group = together.get(key, [key])
+        chosen.setdefault(max(group, key=lambda other: fit.get(other, 0.0)), similarity)
     return chosen
 
 
@@ -255,23 +273,14 @@ def _weight(ranking: _Ranking, with_pictures: bool) -> float:
     return PICTURE_WEIGHT if with_pictures and ranking.channel == "picture" else 1.0
 
 
-def _fuse(found: Sequence[_Ranking], with_pictures: bool) -> list[int]:
-    """Item keys by weighted reciprocal-rank fusion, best first; ties by key, oldest first."""
+def _fuse(found: Sequence[_Ranking], with_pictures: bool) -> dict[int, float]:
+    """Score by item key, by weighted reciprocal-rank fusion, best first; of equals the oldest."""
     scores: dict[int, float] = {}
     for ranking in found:
         weight = _weight(ranking, with_pictures)
         for rank, key in enumerate(ranking.hits, 1):
             scores[key] = scores.get(key, 0.0) + weight / (RANK_CONSTANT + rank)
-    return sorted(scores, key=lambda key: (-scores[key], key))
-
-
-def _score(found: Sequence[_Ranking], key: int, with_pictures: bool) -> float:
-    return sum(
-        _weight(ranking, with_pictures) / (RANK_CONSTANT + rank)
-        for ranking in found
-        for rank, hit in enumerate(ranking.hits, 1)
-        if hit == key
-    )
+    return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _found_by(found: Sequence[_Ranking], key: int) -> dict[Channel, float]:

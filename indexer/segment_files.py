@@ -213,6 +213,6 @@ def read_manifest(folder: Path) -> SegmentManifest:
 
 def corrupt(path: Path, what: str) -> CorruptData:
     return CorruptData(
-        f"{path} {what}; run `rag-owl doctor --deep` to see what else is damaged, "
-        "then reindex the collection: every segment can be rebuilt from the database"
+        f"{path} {what}; run `rag-owl doctor --deep`: "
+        "it makes damaged segments again from the database"
     )

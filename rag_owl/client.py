@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +17,19 @@ from sqlalchemy import Engine
 from rag_owl import db, media
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
-from rag_owl.ask import Parts, answer_question, check
+from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
+from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Ingest, Workshop
+from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import Embedders, HybridRetriever
 from rag_owl.model.registry import Surroundings, load_answerer, names
 from rag_owl.ports import Answerer, Rememberer
-from rag_owl.schema import prepare_schema, stored_schema
+from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
 from rag_owl.store import answers, collections, documents, items
 from rag_owl.store import jobs as job_rows
@@ -89,6 +93,7 @@ class RagOwl:
         if stored_schema(engine) != db.SCHEMA:
             with job_runner.exclusively(folder, seconds=60):
                 prepare_schema(engine)
+        bind_folder(engine, folder)
         owl = cls(chosen, engine)
         owl._runner.start()
         return owl
@@ -124,9 +129,13 @@ class RagOwl:
         `job.skipped`; the rest goes on. Raises `InvalidInput` for a bad name or no path at all,
         `DataFolderError` when nothing can be written.
         """
-        if isinstance(paths, str | bytes | os.PathLike) or not paths:
-            raise InvalidInput("give a list of at least one file or folder to ingest")
-        absolute = [stored_paths.dump(Path(os.path.abspath(path))) for path in paths]
+        if not isinstance(collection, str):
+            raise InvalidInput(f"a collection's name is a text, not a {type(collection).__name__}")
+        if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Sequence):
+            raise InvalidInput("paths is a list; give [path], not a path alone")
+        if not paths:
+            raise InvalidInput("give at least one file or folder to ingest")
+        absolute = [stored_paths.dump(_absolute(path)) for path in paths]
         with db.writing(self.engine) as session:
             target = collections.get_or_create(session, collection)
             job_id, _ = job_rows.create(session, target.key, "ingest", {"paths": absolute})
@@ -140,16 +149,21 @@ class RagOwl:
             return collections.list_all(session)
 
     def documents(self, collection: str) -> Iterator[Document]:
-        """All documents, oldest first, read page by page."""
-        last: str | None = None
-        while True:
-            with db.reading(self.engine) as session:
-                key = collections.get(session, collection).key
-                page = documents.list_page(session, key, after=last)
-            yield from page
-            if not page:
-                return
-            last = page[-1].id
+        """All documents, oldest first, read page by page. Raises `NotFound`."""
+        with db.reading(self.engine) as session:
+            key = collections.get(session, collection).key
+
+        def pages() -> Iterator[Document]:
+            last = 0
+            while page := self._documents_after(key, last):
+                yield from (document for _, document in page)
+                last = page[-1][0]
+
+        return pages()
+
+    def _documents_after(self, collection_key: int, last: int) -> list[tuple[int, Document]]:
+        with db.reading(self.engine) as session:
+            return documents.list_page(session, collection_key, after=last)
 
     def item(self, collection: str, item_id: str) -> Item:
         """Any item, also of an older revision. Raises `NotFound`."""
@@ -217,28 +231,32 @@ class RagOwl:
         filters: Mapping[str, Any] | None,
         k: int | None,
     ) -> Question:
+        asked = Question(collection, text, (), filters, k if k is not None else self.settings.k)
+        check_form(asked)
         with db.reading(self.engine) as session:
             collections.get(session, collection)  # before anything is stored of a stranger's input
-        if isinstance(images, str | bytes | os.PathLike):
+        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
             raise InvalidQuestion("images is a list; give [picture], not a picture alone")
-        keys = tuple(self._keep_picture(image) for image in images)
-        return Question(collection, text, keys, filters, k if k is not None else self.settings.k)
+        return replace(asked, pictures=tuple(self._keep_picture(image) for image in images))
 
     def _keep_picture(self, image: PictureInput) -> str:
-        name = "a picture given as bytes"
+        name = "given as bytes"
         try:
-            if isinstance(image, bytes):
-                data = image
+            if isinstance(image, bytes | bytearray):
+                data = bytes(image)
+            elif isinstance(image, str | os.PathLike):
+                name = os.fsdecode(image)
+                # A regular file and no longer than it was: a device or a pipe may never end.
+                data = WatchedFile.of(Path(name), self._limits).read(
+                    self._limits.max_picture_bytes, "the picture"
+                )
             else:
-                name = os.fspath(image)
-                data = Path(name).read_bytes()
+                raise InvalidQuestion(
+                    f"a picture is a path or its bytes, not a {type(image).__name__}"
+                )
             media.decode_picture(data, self._limits)
         except UnreadableMedia as error:
-            raise InvalidQuestion(f"{name}: {error}") from error
-        except OSError as error:
-            raise InvalidQuestion(
-                f"cannot read the picture {name}: {error.strerror or error}"
-            ) from error
+            raise InvalidQuestion(f"cannot use the picture {name}: {error}") from error
         return self.blobs.put(data)
 
     # --- jobs -----------------------------------------------------------------------------------
@@ -260,6 +278,26 @@ class RagOwl:
     def wait_for_job(self, job_id: str, on_progress: Callable[[Job], None] | None = None) -> Job:
         return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
 
+    def repair(self) -> int:
+        """Make damaged segments again from the database; how many there were.
+
+        Raises `DataFolderBusy` while a job runs, and `CorruptData` when a picture is lost too.
+        """
+        with job_runner.exclusively(self.folder, seconds=10):
+            return sum(self._repair(info.name) for info in self.collections())
+
+    def _repair(self, collection: str) -> int:
+        with db.reading(self.engine) as session:
+            key = collections.get(session, collection).key
+        return rebuild_damaged(
+            self.engine,
+            self.segments_folder,
+            self.blobs,
+            self._limits,
+            self._embedders_of,
+            key,
+        )
+
     def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         remove_orphans(self.engine, self.segments_folder)
         workshop = Workshop(
@@ -269,7 +307,8 @@ class RagOwl:
             self._limits,
             self.settings.batch_size,
             self._embedders_for,
-            self._remember_picture(),
+            leave_out=[self.folder],
+            remember_picture=self._remember_picture(),
         )
         return Ingest(workshop, claim, stopping).run()
 
@@ -324,6 +363,17 @@ class RagOwl:
             return None  # without loading it
         answerer = self._answerer(self.settings.model)
         return answerer.remember_picture if isinstance(answerer, Rememberer) else None
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    try:
+        absolute = os.path.abspath(os.fspath(path))
+        well = "\0" not in absolute and bool(os.fsencode(absolute))
+    except (TypeError, ValueError):  # no path, bytes, or characters that no file name can have
+        well = False
+    if not well:
+        raise InvalidInput(f"{reprlib.repr(path)} is no path; give files or folders as texts")
+    return Path(absolute)
 
 
 class _Cache:

@@ -50,6 +50,14 @@ class Base(DeclarativeBase):
     )
 
 
+class InstallationRow(Base):
+    """One row: which database this is. The folder with its files says the same."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+
 class CollectionRow(Base):
     __tablename__ = "collections"
     __table_args__ = {"sqlite_autoincrement": True}
@@ -220,7 +228,6 @@ class JobInputRow(Base):
     companion_name: Mapped[str] = mapped_column(Text)
     done: Mapped[bool] = mapped_column(Boolean, default=False)
     next_row: Mapped[int] = mapped_column(Integer, default=0)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class SkippedRow(Base):
@@ -296,7 +303,9 @@ def _begin_sqlite(connection: Any) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """One consistent view of the database."""
+    """One consistent view of the database, as of its first query."""
+    if engine.dialect.name == "postgresql":  # where every statement would have a view of its own
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with Session(engine) as session, _storage_errors(engine):
         yield session
 

@@ -11,7 +11,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
 from rag_owl import db
-from rag_owl.errors import Conflict, DataFolderBusy, RagOwlError
+from rag_owl.errors import Conflict, DataFolderBusy, DataFolderError, RagOwlError
 from rag_owl.store import jobs
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Job
@@ -63,6 +64,10 @@ class Runner:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
     def wake(self) -> None:
         self._wake.set()
 
@@ -75,8 +80,11 @@ class Runner:
             except RagOwlError as error:
                 self.trouble, pause = error, _AFTER_TROUBLE
                 log.error("jobs cannot be worked", reason=str(error))
-            except Exception:
-                pause = _AFTER_TROUBLE
+            except Exception as error:
+                self.trouble, pause = (
+                    DataFolderError(f"jobs cannot be worked: {error}"),
+                    _AFTER_TROUBLE,
+                )
                 log.exception("the job runner failed; it tries again")
             self._wake.wait(pause)
             self._wake.clear()
@@ -87,8 +95,8 @@ class Runner:
                 return
         lock = folder_lock(self._folder)
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
+            _acquire(lock, 0)
+        except DataFolderBusy:
             return  # another process is at it
         try:
             while not self._stop.is_set() and self._work_one():
@@ -131,7 +139,8 @@ def wait_for(
     """Block until the job is finished, whichever process works it.
 
     on_progress: called with the job's state again and again, the last time when it is finished.
-    Raises the runner's trouble when the job's end cannot be written down (a full disk).
+    Raises the runner's trouble when the job's end cannot be written down (a full disk), and
+    `Conflict` when the runner is closed meanwhile.
     """
     while True:
         with db.reading(engine) as session:
@@ -142,16 +151,30 @@ def wait_for(
             return job
         if runner.trouble is not None:
             raise runner.trouble
+        if runner.stopping:
+            raise Conflict(f"closed while job {job_id} ran; the next opening resumes it")
         time.sleep(every)
 
 
-def exclusively(folder: Path, seconds: float) -> FileLock:
-    """The folder's lock, for a change that no job may see half done. Raises `DataFolderBusy`."""
+@contextmanager
+def exclusively(folder: Path, seconds: float) -> Iterator[None]:
+    """Hold the folder for a change that no job may see half done. Raises `DataFolderBusy`."""
     lock = folder_lock(folder)
+    _acquire(lock, seconds)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, seconds: float) -> None:
     try:
         lock.acquire(timeout=seconds)
     except Timeout:
         raise DataFolderBusy(
-            f"{folder} is in use by another process; wait until its jobs are done, then try again"
+            f"{lock.lock_file} is held by another process; wait until its jobs are done"
         ) from None
-    return lock
+    except OSError as error:
+        raise DataFolderError(
+            f"cannot lock {lock.lock_file}: {error.strerror or error}; check who owns it"
+        ) from error

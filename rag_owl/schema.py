@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import sqlite3
 import time
+import uuid
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
 from rag_owl import db
 from rag_owl.errors import DataFolderError
@@ -58,7 +60,38 @@ def prepare_schema(engine: Engine) -> Path | None:
         if engine.dialect.name == "postgresql":  # one process at a time, the others wait
             connection.execute(text("SELECT pg_advisory_xact_lock(7236452)"))
         command.upgrade(alembic_config(connection), db.SCHEMA)
+        if connection.execute(select(db.InstallationRow.id)).first() is None:
+            connection.execute(insert(db.InstallationRow).values(id=uuid.uuid4().hex))
     return copy
+
+
+def bind_folder(engine: Engine, folder: Path) -> None:
+    """Tie a folder of segments and blobs to its database, at the first opening, for good.
+
+    Raises `DataFolderError` for the files of another database: its segments would look like
+    nobody's, and be removed.
+    """
+    with db.reading(engine) as session:
+        database = session.scalars(select(db.InstallationRow.id)).one()
+        has_segments = session.scalars(select(db.SegmentRow.id).limit(1)).first() is not None
+    mark = folder / "database-id"
+    where = engine.url.render_as_string(hide_password=True)
+    try:
+        if not mark.exists():
+            if has_segments:
+                raise DataFolderError(
+                    f"{where} has its files in another folder, not in {folder}; name that folder "
+                    "with --data or RAG_OWL_DATA"
+                )
+            with suppress(FileExistsError), mark.open("x") as file:  # another may be faster
+                file.write(database)
+        if (stored := mark.read_text().strip()) not in (database, ""):
+            raise DataFolderError(
+                f"{folder} holds the files of another database ({stored}) than {where}; use that "
+                "database, or another folder"
+            )
+    except OSError as error:
+        raise DataFolderError(f"cannot use {mark}: {error.strerror or error}") from error
 
 
 def _copy(engine: Engine, stored: str) -> Path | None:
@@ -66,8 +99,6 @@ def _copy(engine: Engine, stored: str) -> Path | None:
         return None
     source = Path(engine.url.database)
     target = source.with_name(f"{source.name}.{stored}.{time.strftime('%Y%m%dT%H%M%S')}.backup")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # A snapshot of the main file and its write-ahead log together.
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copyfile(source, target)
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)  # consistent whoever writes meanwhile, unlike a copy of the file
     return target

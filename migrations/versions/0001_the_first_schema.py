@@ -30,6 +30,11 @@ LEXICAL = {
 
 def upgrade() -> None:
     op.create_table(
+        "installation",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
+    )
+    op.create_table(
         "collections",
         sa.Column("key", KEY, nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
@@ -169,7 +174,6 @@ def upgrade() -> None:
         sa.Column("companion_name", sa.Text(), nullable=False),
         sa.Column("done", sa.Boolean(), nullable=False),
         sa.Column("next_row", sa.Integer(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_job_inputs_job_id"), ondelete="CASCADE"
         ),
@@ -348,3 +352,4 @@ def downgrade() -> None:
 
     op.drop_table("answers")
     op.drop_table("collections")
+    op.drop_table("installation")

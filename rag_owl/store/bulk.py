@@ -98,7 +98,7 @@ def add(
         ],
     ).all()
     revisions = [
-        OpenRevision(key, document_id, 1, 0, True, "added")
+        OpenRevision(key, document_id, 1, True, "added")
         for key, document_id in zip(revision_keys, ids, strict=True)
     ]
     return items.add_to(

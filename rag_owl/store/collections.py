@@ -6,8 +6,8 @@ import re
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, GenerationRow, ItemRow, RevisionRow
@@ -65,9 +65,13 @@ def get_or_create(session: Session, name: str) -> Collection:
             f"{name!r} cannot name a collection: use 1 to 63 of a-z, 0-9, '-' and '_', "
             "beginning with a letter or digit."
         )
-    if session.scalar(select(CollectionRow.key).where(CollectionRow.name == name)) is None:
-        session.add(CollectionRow(name=name, version=0, created_at=time.time()))
-        session.flush()
+    # Two processes may make it at once; neither may fail for that.
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    session.execute(
+        dialect.insert(CollectionRow)
+        .values(name=name, version=0, created_at=time.time())
+        .on_conflict_do_nothing()
+    )
     return get(session, name)
 
 
@@ -109,11 +113,6 @@ def touch(session: Session, collection_key: int) -> None:
         .where(CollectionRow.key == collection_key)
         .values(version=CollectionRow.version + 1)
     )
-
-
-def delete(session: Session, collection_key: int) -> None:
-    """The row and, by cascade, all below it. The words index and the files are the caller's."""
-    session.execute(sql_delete(CollectionRow).where(CollectionRow.key == collection_key))
 
 
 def live_generation(session: Session, collection_key: int) -> Generation | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Select, bindparam, func, or_, select, update
+from sqlalchemy import Select, and_, bindparam, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
@@ -40,7 +40,6 @@ class OpenRevision:
     key: int
     document_id: str
     number: int
-    next_ordinal: int
     current: bool
     outcome: Outcome
 
@@ -61,8 +60,13 @@ _FIND = (
     .where(
         _revisions.c.collection_key == bindparam("collection"),
         _revisions.c.sha256 == bindparam("sha256"),
-        or_(_revisions.c.current, ~_revisions.c.complete),
+        or_(
+            and_(_revisions.c.current, _revisions.c.complete),
+            and_(~_revisions.c.complete, _owners.c.origin == bindparam("origin")),
+        ),
     )
+    .order_by(_revisions.c.complete.desc())
+    .limit(1)
 )
 
 
@@ -75,12 +79,17 @@ class Known:
     document: NewDocument  # as it was stored; `blob` is left out
 
 
-def find(session: Session, collection_key: int, sha256: str, splitter: int) -> Known | None:
-    """What is stored of these bytes, searched or still growing. Asked for every document."""
+def find(
+    session: Session, collection_key: int, sha256: str, origin: str, splitter: int
+) -> Known | None:
+    """What is stored of these bytes: wholly, from wherever; or partly, from this origin.
+
+    Asked for every document.
+    """
     row = (
         session.connection()
-        .execute(_FIND, {"collection": collection_key, "sha256": sha256})
-        .one_or_none()
+        .execute(_FIND, {"collection": collection_key, "sha256": sha256, "origin": origin})
+        .first()
     )
     if row is None:
         return None
@@ -120,24 +129,46 @@ def abandon(session: Session, collection_key: int, sha256: str) -> None:
         session.execute(sql_delete(DocumentRow).where(DocumentRow.key == document_key))
 
 
-def refresh(session: Session, collection_key: int, document: NewDocument) -> bool:
-    """The same bytes again change nothing but name, title and metadata. False: not known."""
-    row = session.scalar(
+def move(session: Session, collection_key: int, seen: Sequence[NewDocument]) -> None:
+    """Known bytes again, under names, titles, metadata or origins that may be new.
+
+    All at once, because files may have changed places: nothing is searched under an origin that
+    now holds something else, and nothing is lost that is only somewhere else. Bytes that were
+    deleted since they were looked up stay deleted.
+    """
+    by_content = {document.sha256: document for document in seen}  # of equal ones the last
+    moved = []
+    for document in by_content.values():
+        revision = _complete_revision(session, collection_key, document.sha256)
+        if revision is None:
+            continue
+        revision.title, revision.properties = document.title, dict(document.metadata)
+        owner = session.get_one(DocumentRow, revision.document_key)
+        owner.name = document.name
+        if owner.origin != document.origin:
+            owner.origin = f"moving {uuid.uuid4().hex}"
+            moved.append((owner, document.origin))
+    session.flush()
+    for owner, origin in moved:
+        _free_origin(session, collection_key, origin)
+        owner.origin = origin
+        session.flush()
+
+
+def _complete_revision(session: Session, collection_key: int, sha256: str) -> RevisionRow | None:
+    return session.scalar(
         select(RevisionRow).where(
             RevisionRow.collection_key == collection_key,
-            RevisionRow.sha256 == document.sha256,
+            RevisionRow.sha256 == sha256,
             RevisionRow.current,
             RevisionRow.complete,
         )
     )
-    if row is None:
-        return False
-    row.title, row.properties = document.title, dict(document.metadata)
-    owner = session.get_one(DocumentRow, row.document_key)
-    if owner.origin != document.origin:
-        _free_origin(session, collection_key, document.origin)
-    owner.origin, owner.name = document.origin, document.name
-    return True
+
+
+def is_complete(session: Session, collection_key: int, sha256: str) -> bool:
+    """Whether these bytes are wholly stored and searched."""
+    return _complete_revision(session, collection_key, sha256) is not None
 
 
 def _free_origin(session: Session, collection_key: int, origin: str) -> None:
@@ -151,7 +182,7 @@ def _free_origin(session: Session, collection_key: int, origin: str) -> None:
         return
     for revision in session.scalars(
         select(RevisionRow).where(RevisionRow.document_key == row.key, RevisionRow.current)
-    ):
+    ).all():
         _retire(session, revision)
     row.origin = f"{origin} (until {uuid.uuid4().hex})"
     session.flush()
@@ -164,26 +195,37 @@ def _retire(session: Session, revision: RevisionRow) -> None:
     session.flush()
 
 
-def open_revision(
-    session: Session, collection_key: int, document: NewDocument, splitter: int
-) -> OpenRevision:
-    """Start, or go on with, the revision that holds these bytes.
+def continue_revision(
+    session: Session, collection_key: int, document: NewDocument, splitter: int, ordinal: int
+) -> OpenRevision | None:
+    """The revision that grows with these bytes, if it has come to just this item.
+
+    None: it was deleted meanwhile, and what is deleted stays deleted.
+    """
+    row = session.execute(
+        select(RevisionRow, DocumentRow.id)
+        .join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
+        .where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.sha256 == document.sha256,
+            DocumentRow.origin == document.origin,
+            ~RevisionRow.complete,
+        )
+    ).one_or_none()
+    if row is None or _count_items(session, row[0].key, splitter) != ordinal:
+        return None
+    revision, document_id = row
+    outcome: Outcome = "added" if revision.number == 1 else "updated"
+    return OpenRevision(revision.key, document_id, revision.number, revision.current, outcome)
+
+
+def open_revision(session: Session, collection_key: int, document: NewDocument) -> OpenRevision:
+    """Begin the revision that will hold these bytes, which are not stored yet.
 
     The first revision of a document is searched while it grows; a later one takes its
     predecessor's place when it is complete.
     """
-    started = session.scalar(
-        select(RevisionRow).where(
-            RevisionRow.collection_key == collection_key,
-            RevisionRow.sha256 == document.sha256,
-            or_(RevisionRow.current, ~RevisionRow.complete),
-        )
-    )
-    if started is not None:
-        owner = session.get_one(DocumentRow, started.document_key)
-        outcome: Outcome = "added" if started.number == 1 else "updated"
-        stored = _count_items(session, started.key, splitter)
-        return OpenRevision(started.key, owner.id, started.number, stored, started.current, outcome)
+    abandon(session, collection_key, document.sha256)  # half-read from elsewhere
     now = time.time()
     owner_row = session.scalar(
         select(DocumentRow).where(
@@ -226,7 +268,7 @@ def open_revision(
     session.add(row)
     session.flush()
     return OpenRevision(
-        row.key, owner_row.id, row.number, 0, row.current, "added" if not newest else "updated"
+        row.key, owner_row.id, row.number, row.current, "added" if not newest else "updated"
     )
 
 
@@ -234,16 +276,23 @@ def complete_revision(session: Session, revision_key: int) -> None:
     """All its items are there: from now on it alone is searched of its document."""
     row = session.get_one(RevisionRow, revision_key)
     row.complete = True
-    if row.current:
-        return
-    predecessor = session.scalar(
-        select(RevisionRow).where(RevisionRow.document_key == row.document_key, RevisionRow.current)
-    )
-    if predecessor is not None:
-        _retire(session, predecessor)
-    row.current = True
-    segments.raise_up(session, row.key)
-    words.add_revision(session, row.collection_key, row.key)
+    session.flush()
+    for other in session.scalars(
+        select(RevisionRow).where(
+            RevisionRow.document_key == row.document_key,
+            RevisionRow.key != row.key,
+            or_(RevisionRow.current, ~RevisionRow.complete),
+        )
+    ).all():
+        _retire(session, other)
+        if not other.complete:  # begun and left behind: nobody will ever cite it
+            session.delete(other)
+    session.flush()
+    if not row.current:
+        row.current = True
+        session.flush()
+        segments.raise_up(session, row.key)
+        words.add_revision(session, row.collection_key, row.key)
 
 
 def _documents() -> Select[Any]:
@@ -288,19 +337,16 @@ def get(session: Session, collection_key: int, document_id: str) -> Document:
 
 
 def list_page(
-    session: Session, collection_key: int, after: str | None = None, limit: int = 100
-) -> list[Document]:
-    """Oldest first; `after`: the id of the last document of the page before."""
-    query = _documents().where(DocumentRow.collection_key == collection_key)
-    if after is not None:
-        start = session.scalar(select(DocumentRow.key).where(DocumentRow.id == after))
-        query = query.where(DocumentRow.key > (start or 0))
-    rows = session.execute(query.order_by(DocumentRow.key).limit(limit))
-    return [_document(row) for row in rows]
-
-
-def set_blob(session: Session, revision_key: int, blob: str) -> None:
-    session.execute(update(RevisionRow).where(RevisionRow.key == revision_key).values(blob=blob))
+    session: Session, collection_key: int, after: int = 0, limit: int = 100
+) -> list[tuple[int, Document]]:
+    """(key, document), oldest first; `after`: the key that the page before ended with."""
+    rows = session.execute(
+        _documents()
+        .where(DocumentRow.collection_key == collection_key, DocumentRow.key > after)
+        .order_by(DocumentRow.key)
+        .limit(limit)
+    )
+    return [(row[0].key, _document(row)) for row in rows]
 
 
 def delete(session: Session, collection_key: int, document_id: str) -> None:

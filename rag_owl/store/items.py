@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, insert, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from rag_owl.db import DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
 from rag_owl.store import locations, segments, words
 from rag_owl.store.documents import OpenRevision
 from rag_owl.types import Item, ItemKind, Location, TextBox
+
+_AT_ONCE = 1_000  # keys in one IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,9 @@ def add_to(
         collection_key,
         ((key, f"{item.heading}\n{item.text or ''}") for key, item in searched),
     )
-    for revision, _, _ in additions:
+    for (revision, _, _), pairs in zip(additions, keyed, strict=True):
         if not revision.current:  # found only when it takes its predecessor's place
-            segments.bury(session, collection_key, revision.key)
+            segments.bury_items(session, collection_key, [key for key, _ in pairs])
     return [[key for key, _ in pairs] for pairs in keyed]
 
 
@@ -137,8 +139,42 @@ def _item(row: Any) -> Item:
 
 def load(session: Session, keys: Sequence[int]) -> dict[int, Item]:
     """Those of the items that are still searched (a deletion may be newer than the search)."""
-    rows = session.execute(_COLUMNS.where(ItemRow.key.in_(list(keys)), RevisionRow.current))
-    return {row[0]: _item(row) for row in rows}
+    return _load(session, keys, RevisionRow.current)
+
+
+def load_any(session: Session, keys: Sequence[int]) -> dict[int, Item]:
+    """The items of any revision, those that still grow among them."""
+    return _load(session, keys, true())
+
+
+def _load(
+    session: Session,
+    keys: Sequence[int],
+    condition: ColumnElement[bool] | InstrumentedAttribute[bool],
+) -> dict[int, Item]:
+    found = {}
+    for at in range(0, len(keys), _AT_ONCE):
+        part = list(keys[at : at + _AT_ONCE])
+        for row in session.execute(_COLUMNS.where(ItemRow.key.in_(part), condition)):
+            found[row[0]] = _item(row)
+    return found
+
+
+def with_vector(session: Session, collection_key: int, splitter: int, channel: str) -> list[int]:
+    """Keys of the items that a channel's index must hold: searched ones and growing ones."""
+    flag = ItemRow.in_text if channel == "text" else ItemRow.in_picture
+    return list(
+        session.scalars(
+            select(ItemRow.key)
+            .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+            .where(
+                RevisionRow.collection_key == collection_key,
+                or_(RevisionRow.current, ~RevisionRow.complete),
+                ItemRow.splitter == splitter,
+                flag,
+            )
+        )
+    )
 
 
 def get(session: Session, collection_key: int, item_id: str) -> Item:
@@ -151,21 +187,24 @@ def get(session: Session, collection_key: int, item_id: str) -> Item:
     return _item(row)
 
 
-def siblings(session: Session, key: int) -> list[int]:
-    """The items of the same revision that share the item's picture, itself among them."""
-    row = session.execute(
-        select(ItemRow.revision_key, ItemRow.splitter, ItemRow.picture).where(ItemRow.key == key)
-    ).one_or_none()
-    if row is None or row.picture is None:
-        return [key]
-    return list(
-        session.scalars(
-            select(ItemRow.key)
-            .where(
-                ItemRow.revision_key == row.revision_key,
-                ItemRow.splitter == row.splitter,
-                ItemRow.picture == row.picture,
+def siblings(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
+    """For each item, those of the same revision that share its picture, itself among them."""
+    twin = aliased(ItemRow)
+    found: dict[int, list[int]] = {}
+    for at in range(0, len(keys), _AT_ONCE):
+        rows = session.execute(
+            select(ItemRow.key, twin.key)
+            .join(
+                twin,
+                and_(
+                    twin.revision_key == ItemRow.revision_key,
+                    twin.splitter == ItemRow.splitter,
+                    twin.picture == ItemRow.picture,
+                ),
             )
-            .order_by(ItemRow.ordinal)
+            .where(ItemRow.key.in_(list(keys[at : at + _AT_ONCE])))
+            .order_by(twin.ordinal)
         )
-    )
+        for key, other in rows:
+            found.setdefault(key, []).append(other)
+    return found

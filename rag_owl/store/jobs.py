@@ -39,13 +39,16 @@ class JobInput:
     companion: str | None
     companion_name: str = ""
     next_row: int = 0
-    attempts: int = 0
 
 
 def create(
     session: Session, collection_key: int, kind: str, parameters: Mapping[str, Any]
 ) -> tuple[str, bool]:
     """(job id, whether it is new): asked again while the same job is unfinished, one joins it."""
+    # One at a time for each collection, so that two who ask at once share one job.
+    session.execute(
+        select(CollectionRow.key).where(CollectionRow.key == collection_key).with_for_update()
+    )
     for row in session.scalars(
         select(JobRow).where(
             JobRow.collection_key == collection_key,
@@ -155,7 +158,6 @@ def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> No
                     "companion_name": i.companion_name,
                     "done": False,
                     "next_row": 0,
-                    "attempts": 0,
                 }
                 for i in inputs
             ],
@@ -170,7 +172,7 @@ def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[J
         .limit(limit)
     )
     return [
-        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row, r.attempts)
+        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row)
         for r in rows
     ]
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, literal, select, update
+from sqlalchemy import ColumnElement, delete, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import GenerationRow, ItemRow, SegmentRow, TombstoneRow
+from rag_owl.db import GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +85,42 @@ def forget(session: Session, ids: Sequence[str]) -> None:
     session.execute(delete(SegmentRow).where(SegmentRow.id.in_(ids)))
 
 
-def tombstones(session: Session, generation_key: int, channel: str) -> list[int]:
-    """Sorted item keys."""
-    return list(
-        session.scalars(
-            select(TombstoneRow.item_key)
-            .where(TombstoneRow.generation_key == generation_key, TombstoneRow.channel == channel)
-            .order_by(TombstoneRow.item_key)
-        )
+def tombstones(
+    session: Session, generation_key: int, channel: str, for_good: bool = False
+) -> list[int]:
+    """Sorted item keys. `for_good`: not those of a revision that is still growing."""
+    query = (
+        select(TombstoneRow.item_key)
+        .where(TombstoneRow.generation_key == generation_key, TombstoneRow.channel == channel)
+        .order_by(TombstoneRow.item_key)
     )
+    if for_good:
+        query = (
+            query.outerjoin(ItemRow, ItemRow.key == TombstoneRow.item_key)
+            .outerjoin(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+            .where(or_(RevisionRow.key.is_(None), RevisionRow.complete))
+        )
+    return list(session.scalars(query))
 
 
 def bury(session: Session, collection_key: int, revision_key: int) -> None:
     """No vector of the revision's items may be found, in any generation of the collection."""
     raise_up(session, revision_key)
+    _bury(session, collection_key, ItemRow.revision_key == revision_key)
+
+
+def bury_items(session: Session, collection_key: int, keys: Sequence[int]) -> None:
+    """As `bury`, for single items that are new."""
+    for at in range(0, len(keys), 1_000):
+        _bury(session, collection_key, ItemRow.key.in_(list(keys[at : at + 1_000])))
+
+
+def _bury(session: Session, collection_key: int, which: ColumnElement[bool]) -> None:
     for channel, flag in (("text", ItemRow.in_text), ("picture", ItemRow.in_picture)):
         dead = select(GenerationRow.key, literal(channel), ItemRow.key).where(
             GenerationRow.collection_key == collection_key,
             GenerationRow.state != "retired",
-            ItemRow.revision_key == revision_key,
+            which,
             ItemRow.splitter == GenerationRow.splitter,
             flag,
         )

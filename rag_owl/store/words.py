@@ -68,19 +68,6 @@ def remove(session: Session, revision_key: int) -> None:
     )
 
 
-def remove_collection(session: Session, collection_key: int) -> None:
-    """PostgreSQL does this by cascade; a virtual table of SQLite knows no foreign keys."""
-    if _is_sqlite(session):
-        session.execute(
-            text(
-                "DELETE FROM item_words WHERE rowid IN (SELECT items.key FROM items "
-                "JOIN revisions ON revisions.key = items.revision_key "
-                "WHERE revisions.collection_key = :collection)"
-            ),
-            {"collection": collection_key},
-        )
-
-
 def search(
     session: Session,
     collection_key: int,

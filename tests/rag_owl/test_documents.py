@@ -29,11 +29,19 @@ class Shelf:
         """What became of it: added, updated or unchanged."""
         new = NewDocument(origin, origin, origin, content, "text/plain", facts)
         with db.writing(self.engine) as session:
-            if documents.refresh(session, self.key, new):
+            known = documents.find(session, self.key, content, origin, 1)
+            if known is not None and known.complete:
+                documents.move(session, self.key, [new])
                 return "unchanged"
-            revision = documents.open_revision(session, self.key, new, 1)
+            stored = known.items if known is not None else 0
+            revision = (
+                documents.continue_revision(session, self.key, new, 1, stored)
+                if stored
+                else documents.open_revision(session, self.key, new)
+            )
+            assert revision is not None
             item = NewItem("passage", content, "", TextLocation(0, len(content)))
-            items.add(session, self.key, revision, 1, [item], revision.next_ordinal)
+            items.add(session, self.key, revision, 1, [item], stored)
             if complete:
                 documents.complete_revision(session, revision.key)
             return revision.outcome
@@ -58,7 +66,7 @@ def test_the_same_bytes_again_change_only_name_and_metadata(shelf: Shelf) -> Non
     assert shelf.put("a", "one") == "added"
     assert shelf.put("b", "one", year="1990") == "unchanged"
     with db.reading(shelf.engine) as session:
-        (document,) = documents.list_page(session, shelf.key)
+        ((_, document),) = documents.list_page(session, shelf.key)
     assert (document.name, document.revision, document.metadata) == ("b", 1, {"year": "1990"})
     assert shelf.searched() == {"b": "one"}
 
@@ -70,7 +78,7 @@ def test_other_bytes_from_the_same_origin_are_a_new_revision(shelf: Shelf) -> No
     assert shelf.put("a", "two") == "updated"
     assert shelf.searched() == {"a": "two"}
     with db.reading(shelf.engine) as session:
-        (document,) = documents.list_page(session, shelf.key)
+        ((_, document),) = documents.list_page(session, shelf.key)
         assert document.revision == 2
         assert items.get(session, shelf.key, old.id).text == "one"  # still citable
 
@@ -79,7 +87,7 @@ def test_going_back_to_older_bytes_is_a_revision_too(shelf: Shelf) -> None:
     for content in ("one", "two", "one"):
         shelf.put("a", content)
     with db.reading(shelf.engine) as session:
-        (document,) = documents.list_page(session, shelf.key)
+        ((_, document),) = documents.list_page(session, shelf.key)
     assert document.revision == 3
     assert shelf.searched() == {"a": "one"}
 
@@ -111,12 +119,12 @@ def test_a_first_revision_is_searched_while_it_grows_a_later_one_when_complete(
     shelf.put("a", "two", complete=False)
     assert shelf.searched() == {"a": "one"}
     with db.reading(shelf.engine) as session:
-        one, two = (documents.find(session, shelf.key, sha, 1) for sha in ("one", "two"))
+        one, two = (documents.find(session, shelf.key, sha, "a", 1) for sha in ("one", "two"))
         assert one is not None
         assert one.complete
         assert two is not None
         assert (two.complete, two.items, two.document.origin) == (False, 1, "a")
-        assert documents.find(session, shelf.key, "three", 1) is None
+        assert documents.find(session, shelf.key, "three", "a", 1) is None
     shelf.put("a", "two")
     assert shelf.searched() == {"a": "two"}
 
@@ -149,7 +157,7 @@ def test_delete_leaves_nothing_to_find(shelf: Shelf) -> None:
     shelf.put("a", "two")
     shelf.put("b", "three")
     with db.writing(shelf.engine) as session:
-        first, _ = documents.list_page(session, shelf.key)
+        (_, first), _ = documents.list_page(session, shelf.key)
         documents.delete(session, shelf.key, first.id)
         with pytest.raises(NotFound):
             documents.get(session, shelf.key, first.id)
@@ -164,7 +172,7 @@ def test_a_document_is_not_found_through_another_collection(shelf: Shelf) -> Non
     shelf.put("a", "one")
     with db.writing(shelf.engine) as session:
         other = collections.get_or_create(session, "other").key
-        (document,) = documents.list_page(session, shelf.key)
+        ((_, document),) = documents.list_page(session, shelf.key)
         assert documents.list_page(session, other) == []
         for call in (documents.get, documents.delete):
             with pytest.raises(NotFound):

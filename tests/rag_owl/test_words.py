@@ -22,7 +22,7 @@ def store(engine: Engine, collection: str, texts: list[str]) -> tuple[int, list[
         target = collections.get_or_create(session, collection).key
         for at, content in enumerate(texts):
             new = NewDocument(f"o{at}", f"d{at}", f"t{at}", f"{collection}{at}", "text/plain", {})
-            revision = document_store.open_revision(session, target, new, 1)
+            revision = document_store.open_revision(session, target, new)
             item = NewItem("passage", content, "", TextLocation(0, len(content)))
             keys += item_store.add(session, target, revision, 1, [item], 0)
             document_store.complete_revision(session, revision.key)
@@ -103,7 +103,7 @@ def test_the_commonest_terms_of_a_long_query_are_dropped(
 def test_a_deleted_document_is_not_found(engine: Engine) -> None:
     collection, keys = store(engine, "c", ["owl one", "owl two"])
     with db.writing(engine) as session:
-        first = document_store.list_page(session, collection)[0]
+        first = document_store.list_page(session, collection)[0][1]
         document_store.delete(session, collection, first.id)
     assert found(engine, collection, "owl") == [keys[1]]
     with db.reading(engine) as session:
