@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,10 +90,14 @@ class RagOwl:
                 "Choose another with --data or RAG_OWL_DATA."
             ) from error
         engine = db.connect(chosen.database)
-        if stored_schema(engine) != db.SCHEMA:
-            with job_runner.exclusively(folder, seconds=60):
-                prepare_schema(engine)
-        bind_folder(engine, folder)
+        try:
+            if stored_schema(engine) != db.SCHEMA:
+                with job_runner.exclusively(folder, seconds=60):
+                    prepare_schema(engine)
+            bind_folder(engine, folder)
+        except BaseException:
+            engine.dispose()
+            raise
         owl = cls(chosen, engine)
         owl._runner.start()
         return owl
@@ -131,11 +135,11 @@ class RagOwl:
         """
         if not isinstance(collection, str):
             raise InvalidInput(f"a collection's name is a text, not a {type(collection).__name__}")
-        if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Sequence):
-            raise InvalidInput("paths is a list; give [path], not a path alone")
-        if not paths:
-            raise InvalidInput("give at least one file or folder to ingest")
+        if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
+            raise InvalidInput("give a list of at least one file or folder to ingest")
         absolute = [stored_paths.dump(_absolute(path)) for path in paths]
+        if not absolute:
+            raise InvalidInput("give a list of at least one file or folder to ingest")
         with db.writing(self.engine) as session:
             target = collections.get_or_create(session, collection)
             job_id, _ = job_rows.create(session, target.key, "ingest", {"paths": absolute})
@@ -235,7 +239,9 @@ class RagOwl:
         check_form(asked)
         with db.reading(self.engine) as session:
             collections.get(session, collection)  # before anything is stored of a stranger's input
-        if isinstance(images, str | bytes | os.PathLike) or not isinstance(images, Sequence):
+        if isinstance(images, str | bytes | bytearray | os.PathLike) or not isinstance(
+            images, Iterable
+        ):
             raise InvalidQuestion("images is a list; give [picture], not a picture alone")
         return replace(asked, pictures=tuple(self._keep_picture(image) for image in images))
 
@@ -246,7 +252,7 @@ class RagOwl:
                 data = bytes(image)
             elif isinstance(image, str | os.PathLike):
                 name = os.fsdecode(image)
-                # A regular file and no longer than it was: a device or a pipe may never end.
+                # Regular files alone, of known length: a device or a pipe may never end.
                 data = WatchedFile.of(Path(name), self._limits).read(
                     self._limits.max_picture_bytes, "the picture"
                 )
@@ -256,7 +262,7 @@ class RagOwl:
                 )
             media.decode_picture(data, self._limits)
         except UnreadableMedia as error:
-            raise InvalidQuestion(f"cannot use the picture {name}: {error}") from error
+            raise InvalidQuestion(f"cannot read the picture {name}: {error}") from error
         return self.blobs.put(data)
 
     # --- jobs -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from PIL import Image
 from rag_owl import RagOwl
 from rag_owl.errors import InvalidInput, InvalidQuestion, NotFound
 from rag_owl.types import PageLocation, TextLocation
+from tests.consistency import problems
 
 OWLS = """Owls of the North
 
@@ -256,6 +257,7 @@ def ingest_in_child(data: Path, path: Path) -> subprocess.Popen[bytes]:
 
 
 def assert_complete(owl: RagOwl, count: int) -> None:
+    assert problems(owl.folder) == []
     names = [document.name for document in owl.documents("rows")]
     assert len(names) == len(set(names)) == count
     for at in range(0, count, max(1, count // 20)):

@@ -84,6 +84,18 @@ def test_json_is_all_that_standard_output_holds(shell: Shell, owls: Path) -> Non
     assert len(both) == 2
 
 
+def test_an_answer_is_shown_again(shell: Shell, owls: Path) -> None:
+    shell.run("ingest", "birds", owls)
+    given = shell.run("ask", "birds", "How much does the boreal owl weigh?")[1]
+    name, identity = given.splitlines()[-1].split()
+    assert name == "answer"
+    status, again, _ = shell.run("answer", identity)
+    assert status == 0
+    assert again == f"▸ How much does the boreal owl weigh?\n{given}"
+    asked = shell.json("ask", "birds", "How much does the boreal owl weigh?")
+    assert shell.json("answer", asked["id"]) == asked
+
+
 def test_no_wait_prints_the_job_that_a_later_command_finishes(shell: Shell, owls: Path) -> None:
     status, out, _ = shell.run("ingest", "birds", owls, "--no-wait")
     assert status == 0
@@ -109,10 +121,20 @@ def test_skipped_files_are_listed_and_the_exit_is_good(shell: Shell, tmp_path: P
         (["ask", "nowhere", "What?"], "no collection 'nowhere'; there are none yet."),
         (["ask", "birds", ""], "the question is empty"),
         (["ask", "birds", "What?", "--image", "BROKEN"], "broken.png: "),
-        (["ask", "birds", "What?", "--image", "/no/such.png"], "cannot read the picture"),
+        (["ask", "birds", "What?", "--image", "/no/such.png"], "there is no such file"),
         (["ask", "birds", "What?", "--model", "gpt"], "no answering model 'gpt'"),
         (["ask", "birds", "What?", "--filter", "{"], "--filter is not JSON"),
         (["search", "birds", "x", "--filter", '{"field": 1}'], "'field' (a text)"),
+        (["search", "birds", "x", "--filter", '{"not":' * 99_999], "nested too deep"),
+        (["search", "birds", "x", "--filter", '{"not":' * 400 + "{}" + "}" * 400], "nested"),
+        (["search", "birds", "x", "--filter", "[" + "1" * 9_999 + "]"], "--filter is not JSON"),
+        (["search", "birds", "x", "-k", "9" * 20], "k is too large: give 1 to 400"),
+        (["search", "birds", "x", "--image", "/dev/zero"], "it is not a file"),
+        (["answer", "noanswer"], "no answer 'noanswer'"),
+        (["answer", "\udcff"], "no answer '\\udcff'"),
+        (["jobs", "\udcff"], "no job '\\udcff'"),
+        (["jobs", "\udcff", "--cancel"], "no job '\\udcff'"),
+        (["search", "birds", "\udcff"], "lone surrogate"),
         (["ingest", "Bad Name", "x"], "cannot name a collection"),
         (["jobs", "nojob"], "no job 'nojob'"),
     ],
@@ -129,6 +151,16 @@ def test_bad_input_is_one_line_and_a_bad_exit(
     assert out == ""
     assert err.startswith("error: ")
     assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_unexpected_is_one_line_too(shell: Shell, tmp_path: Path) -> None:
+    """A database that is none: nobody wrote a message for that."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rag_owl.db").write_bytes(b"no database at all \x1b[31m" * 200)
+    status, out, err = shell.run("collections")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
     assert err.count("\n") == 1
 
 
@@ -167,7 +199,7 @@ def test_doctor_says_what_works(shell: Shell, owls: Path) -> None:
     assert "torch" in named["packages"]
 
 
-def test_doctor_finds_a_damaged_segment(shell: Shell, owls: Path, tmp_path: Path) -> None:
+def test_doctor_makes_a_damaged_segment_again(shell: Shell, owls: Path, tmp_path: Path) -> None:
     shell.run("ingest", "birds", owls)
     (index,) = (tmp_path / "data" / "segments").glob("*/index.faiss")
     damaged = bytearray(index.read_bytes())
@@ -175,8 +207,9 @@ def test_doctor_finds_a_damaged_segment(shell: Shell, owls: Path, tmp_path: Path
     index.write_bytes(damaged)
     assert shell.run("doctor")[0] == 0
     status, out, _ = shell.run("doctor", "--deep")
-    assert status == 1
-    assert "checksum" in out
+    assert status == 0
+    assert "1 damaged ones were made again" in out
+    assert shell.json("search", "birds", "boreal owl")[0]["channels"] == ["text", "words"]
 
 
 def test_sample_writes_plain_files(shell: Shell, tmp_path: Path) -> None:
@@ -188,7 +221,7 @@ def test_sample_writes_plain_files(shell: Shell, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "sample", "ingest", "search", "ask", "collections", "jobs", "doctor", "demo"],
+    ["", "sample", "ingest", "search", "ask", "answer", "collections", "jobs", "doctor", "demo"],
 )
 def test_every_command_explains_itself(shell: Shell, command: str) -> None:
     status, out, _ = shell.run(*([command] if command else []), "--help")
