@@ -69,12 +69,23 @@ class _TooLong(Exception):
     pass
 
 
+class _NeverClosed(Exception):
+    pass
+
+
+_PATIENCE = 1_024  # characters that a record of several lines may have in any case
+_OPEN_QUOTE = "a quotation mark in this record is never closed: close or remove it"
+
+
 class _Lines:
     """Feeds a `csv.reader`, and can take back the lines of a record that was none."""
 
     def __init__(self, source: Iterator[str], max_bytes: int) -> None:
         self.source = source
         self.max_chars = max_bytes
+        # How far the end of a quotation may still be looked for: what is read in vain is taken off,
+        # what was of use is added. So a file full of quotes that never end costs linear time.
+        self.credit = 2 * max_bytes
         self.waiting: deque[str] = deque()
         self.record: list[str] = []  # lines handed out since the last record was complete
         self.size = 0  # of them, characters
@@ -97,11 +108,15 @@ class _Lines:
     def check(self) -> None:
         if self.size > self.max_chars:
             raise _TooLong
+        if self.record and self.size > max(self.credit, _PATIENCE):
+            raise _NeverClosed
 
     def complete(self, lines: int) -> None:
         """The first `lines` of what was handed out are done with; the others come again."""
         self.number += lines
-        self.waiting.extendleft(reversed(self.record[lines:]))
+        again = self.record[lines:]
+        self.waiting.extendleft(reversed(again))
+        self.credit += self.size - 2 * sum(map(len, again))
         self.record, self.size = [], 0
 
     def peek(self, count: int, chars: int) -> list[str]:
@@ -124,9 +139,12 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | N
             cells = next(reader, None)
             if cells is None and not lines.record:
                 return
-            lines.check()
+            if lines.size > lines.max_chars:
+                raise _TooLong
             if lines.ended_inside:
-                fault = "a quotation mark in this record is never closed: close or remove it"
+                fault = _OPEN_QUOTE
+        except _NeverClosed:
+            fault = _OPEN_QUOTE
         except _TooLong:
             fault = f"the record is longer than {lines.max_chars:,} characters: close its quotes"
         except csv.Error as error:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, document_text, read
+from rag_owl.indexer.loaders.csv_records import _Lines, _records
 from rag_owl.indexer.loaders.names import NameSet
 from rag_owl.indexer.split import split
 from rag_owl.media import DEFAULT_LIMITS, Limits
@@ -394,6 +395,25 @@ def test_a_quote_that_is_never_closed_swallows_only_its_record(tmp_path: Path) -
     assert list(skipped(found)) == ["a.csv line 3", "a.csv line 6"]
     assert "never closed" in skipped(found)["a.csv line 3"]
     assert "4 cells" in skipped(found)["a.csv line 6"]
+
+
+def test_quotes_that_are_never_closed_cost_linear_time(tmp_path: Path) -> None:
+    class Counting(_Lines):
+        handed_out = 0
+
+        def __next__(self) -> str:
+            self.handed_out += 1
+            return super().__next__()
+
+    handed_out = []
+    for count in (2_000, 4_000):  # alone each opens a quotation, after another it closes and opens
+        lines = Counting(iter(['a"b,"c\n'] * count), 10_000)
+        assert sum(fault != "" for _, _, fault in _records(lines, ",")) == count
+        handed_out.append(lines.handed_out)
+    assert handed_out[1] < 2.2 * handed_out[0]
+    story = "A story of many lines.\n" * 2_000  # a long record keeps its patience for other faults
+    found = rows(tmp_path / "a.csv", 'text,n\n"open,1\nb,2\n' * 20 + f'"{story}",3\n')
+    assert story in documents(found).values()
 
 
 def test_a_record_over_the_limit_is_skipped(tmp_path: Path) -> None:
