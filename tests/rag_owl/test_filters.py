@@ -55,14 +55,23 @@ def kind(value: Any) -> str:
     return {int: "number", float: "number", str: "text"}.get(type(value), "none")
 
 
+DEEP: list[Any] = []
+for _ in range(5_000):
+    DEEP = [DEEP]
+
+
 @pytest.fixture
 def stored(engine: Engine) -> tuple[Engine, int, list[int]]:
+    return store(engine, ROWS)
+
+
+def store(engine: Engine, rows: list[dict[str, Any]]) -> tuple[Engine, int, list[int]]:
     keys = []
     with db.writing(engine) as session:
         target = collections.get_or_create(session, "c").key
-        for at, row in enumerate(ROWS):
+        for at, row in enumerate(rows):
             new = NewDocument(f"o{at}", f"d{at}", "t", f"sha{at}", "text/plain", row)
-            revision = document_store.open_revision(session, target, new, 1)
+            revision = document_store.open_revision(session, target, new)
             item = NewItem("passage", "x", "", TextLocation(0, 1))
             keys += item_store.add(session, target, revision, 1, [item], 0)
             document_store.complete_revision(session, revision.key)
@@ -107,6 +116,20 @@ def test_every_operator_on_every_kind_of_value(stored: tuple[Engine, int, list[i
         ({"and": [], "or": []}, "expected one of"),
         ({"and": ["x"]}, r"filters.and\[0\]: expected an object"),
         ([], "expected an object"),
+        ({1: [], "and": []}, "expected one of"),
+        ({10**5000: []}, "expected one of"),
+        ({"field": "year", "op": "==", "value": 1, 2: 3}, "alone"),
+        ({"field": "year", "op": 10**5000, "value": 1}, "unknown op a int"),
+        ({"field": "year", "op": "==", "value": DEEP}, "can compare with"),
+        ({"field": "year", "op": "in", "value": [1, DEEP]}, "can compare with"),
+        ({"field": "year", "op": "==", "value": float("nan")}, "a number must lie"),
+        ({"field": "year", "op": "<", "value": float("inf")}, "a number must lie"),
+        ({"field": "year", "op": "<", "value": 10**400}, "a number must lie"),
+        ({"field": "year\0", "op": "==", "value": 1}, "holds a NUL"),
+        ({"field": "name", "op": "==", "value": "\ud800"}, "lone surrogate"),
+        ({"field": "name", "op": "in", "value": ["a", "\0"]}, "holds a NUL"),
+        ({"or": [{"field": "a", "op": "==", "value": 1}] * 500}, "more than 500 conditions"),
+        ({"and": [{"field": "a", "op": "in", "value": [1] * 9_000}] * 2}, "10,000 values"),
     ],
 )
 def test_a_bad_filter_says_where_and_what(
@@ -122,3 +145,30 @@ def test_a_filter_nested_without_end_is_refused(stored: tuple[Engine, int, list[
         node = {"not": node}
     with pytest.raises(InvalidFilter, match="nested"):
         run(stored, node)
+
+
+def test_numbers_of_any_size_compare_and_none_spoils_the_rest(engine: Engine) -> None:
+    numbers = [10**400, 2**70, 2**63, 2**53 + 1, 2**53, 0.1, -(2**63), -(2**63) - 2**20]
+    stored = store(engine, [{"size": number} for number in numbers] + [{"size": "no number"}])
+    for number in numbers[1:]:
+        for operator in ("==", "<", ">", "in"):
+            value = [number, "x"] if operator == "in" else number
+            node = {"field": "size", "op": operator, "value": value}
+            plain = {
+                "==": lambda n, number=number: n == number,
+                "in": lambda n, number=number: n == number,
+                "<": lambda n, number=number: n < number,
+                ">": lambda n, number=number: n > number,
+            }[operator]
+            assert run(stored, node) == [at for at, n in enumerate(numbers) if plain(n)], node
+
+
+def test_as_many_conditions_and_values_as_are_allowed(
+    stored: tuple[Engine, int, list[int]],
+) -> None:
+    leaf = {"field": "year", "op": "==", "value": 1990}
+    assert run(stored, {"and": [leaf] * 499}) == [0]
+    assert run(stored, {"or": [leaf] * 499}) == [0]
+    many = [*range(9_998), "1990", True]
+    assert run(stored, {"field": "year", "op": "in", "value": many}) == [0, 2]
+    assert run(stored, {"field": "year", "op": "in", "value": []}) == []
