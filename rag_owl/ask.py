@@ -9,9 +9,11 @@ from sqlalchemy import Engine
 
 from rag_owl import context as contexts
 from rag_owl import db, evidence
-from rag_owl.errors import InvalidQuestion
+from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.ports import Answerer, Retriever
-from rag_owl.store import answers, collections
+from rag_owl.settings import MOST_ITEMS
+from rag_owl.store import answers, collections, filters
+from rag_owl.store.filters import is_storable
 from rag_owl.types import Answer, Question
 
 LONGEST_QUESTION = 10_000  # characters
@@ -48,13 +50,38 @@ def answer_question(
 
 
 def check(question: Question, needs_text: bool = True) -> None:
-    """Raises `InvalidQuestion` that says what to give."""
+    """Raises `InvalidQuestion` that says what to give, or as `check_form` does."""
+    check_form(question)
     if not question.text.strip() and (needs_text or not question.pictures):
         raise InvalidQuestion("the question is empty; ask something, also about a picture")
+
+
+def check_form(question: Question) -> None:
+    """What must hold of every question before anything of it is stored, looked up or computed.
+
+    Raises `InvalidQuestion`, `InvalidFilter`, `NotFound` for what can be no collection's name.
+    """
+    if not isinstance(question.collection, str):
+        raise InvalidQuestion(f"a collection's name is a text, not a {_type(question.collection)}")
+    if not is_storable(question.collection):
+        raise NotFound(f"no collection {question.collection!r}; `rag-owl collections` lists them")
+    if not isinstance(question.text, str):
+        raise InvalidQuestion(f"a question is a text, not a {_type(question.text)}")
     if len(question.text) > LONGEST_QUESTION:
         raise InvalidQuestion(
             f"the question has {len(question.text):,} characters; at most {LONGEST_QUESTION:,}. "
             "Ingest long material and ask about it."
         )
-    if question.k < 1:
-        raise InvalidQuestion(f"k is {question.k}; ask for at least one item")
+    if not is_storable(question.text):
+        raise InvalidQuestion("the question holds a NUL or a lone surrogate; leave it out")
+    k = question.k
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise InvalidQuestion(f"k is a {_type(k)}; give a whole number from 1 to {MOST_ITEMS}")
+    if not 1 <= k <= MOST_ITEMS:
+        raise InvalidQuestion(f"k is too {'small' if k < 1 else 'large'}: give 1 to {MOST_ITEMS}")
+    if question.filters is not None and question.filters != {}:
+        filters.check(question.filters)
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

@@ -17,8 +17,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from rag_owl.errors import InvalidSettings
 
 PREFIX = "RAG_OWL_"
-# Read by the test suite, not by the product.
-_TEST_NAMES = {"RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER", "RAG_OWL_TEST_POSTGRES"}
+MOST_ITEMS = 400  # retrieved for one question
+# Read by the test suite and, the last, by the command line; no settings of the product.
+_OTHER_NAMES = {
+    "RAG_OWL_GOLDEN",
+    "RAG_OWL_QWEN2_TOKENIZER",
+    "RAG_OWL_TEST_POSTGRES",
+    "RAG_OWL_DEBUG",
+}
 
 
 class Settings(BaseSettings):
@@ -45,7 +51,7 @@ class Settings(BaseSettings):
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
     )
-    k: int = Field(5, ge=1, le=400, description="Items retrieved for a question.")
+    k: int = Field(5, ge=1, le=MOST_ITEMS, description="Items retrieved for a question.")
     context_characters: int = Field(
         24_000, ge=500, description="Budget of text shown to the answering model."
     )
@@ -71,7 +77,7 @@ def read_settings(**given: Any) -> Settings:
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in known | _TEST_NAMES:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | _OTHER_NAMES:
             near = difflib.get_close_matches(name.upper(), known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InvalidSettings(f"unknown setting {name}{hint} Unset it or correct its name.")
