@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from rag_owl.api import cli_model
-from rag_owl.errors import InvalidInput, RagOwlError
+from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
@@ -68,11 +70,22 @@ def _filters(given: str | None) -> dict[str, Any] | None:
         return None
     try:
         parsed = json.loads(given)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise InvalidInput("--filter is nested too deep to be read") from None
+    except ValueError as error:  # no JSON, or an integer of more than 4,300 digits
         raise InvalidInput(f"--filter is not JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise InvalidInput(f"--filter: expected an object, got {given}")
+        raise InvalidInput(f"--filter: expected an object, got {given[:100]}")
     return parsed
+
+
+def _known(kind: str, given: str) -> str:
+    """An id as it was given. Raises `NotFound` for what no database can look up."""
+    from rag_owl.store.filters import is_storable
+
+    if not is_storable(given):
+        raise NotFound(f"no {kind} {given!r}")
+    return given
 
 
 @app.command()
@@ -178,6 +191,24 @@ def ask(
 
 
 @app.command()
+def answer(
+    answer: Annotated[str, typer.Argument(help="The answer's id, as `ask` prints it.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show an answer again, with its evidence, as it was given."""
+    from rag_owl.api import show, wire
+
+    with _open(data) as owl:
+        stored = owl.answer(_known("answer", answer))
+    if as_json:
+        _print_json(wire.answer(stored))
+        return
+    out.print(f"[bold cyan]▸ {escape(show.one_line(stored.question))}[/]", highlight=False)
+    show.answer(out, stored)
+
+
+@app.command()
 def collections(data: Data = None, as_json: AsJson = False) -> None:
     """List the collections."""
     from rag_owl.api import wire
@@ -211,8 +242,8 @@ def jobs(
         if cancel:
             if job is None:
                 raise InvalidInput("--cancel needs the job's id")
-            owl.cancel_job(job)
-        found = [owl.job(job)] if job else owl.jobs()
+            owl.cancel_job(_known("job", job))
+        found = [owl.job(_known("job", job))] if job else owl.jobs()
     if as_json:
         listed = [wire.job(each) for each in found]
         _print_json(listed[0] if job else listed)
@@ -262,13 +293,30 @@ def demo(data: Data = None) -> None:
 
 
 def main() -> None:
-    """Entry point: every expected failure is one line on standard error and exit status 1."""
+    """Entry point: every failure is one line on standard error and exit status 1.
+
+    With RAG_OWL_DEBUG=1 an unexpected one shows its traceback as well.
+    """
     _quiet()
     try:
         app()
     except RagOwlError as error:
-        err.print(f"[red]error:[/] {escape(' '.join(str(error).split()))}", highlight=False)
-        sys.exit(1)
+        _fail(str(error))
+    except Exception as error:
+        if os.environ.get("RAG_OWL_DEBUG") == "1":
+            traceback.print_exc()
+        _fail(
+            f"unexpected {type(error).__name__}: {str(error)[:300]} "
+            "(RAG_OWL_DEBUG=1 shows where; please report it)"
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    from rag_owl.api import show
+
+    line = show.one_line(" ".join(message.split()))
+    err.print(f"[red]error:[/] {escape(line)}", highlight=False)
+    sys.exit(1)
 
 
 def _quiet() -> None:

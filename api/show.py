@@ -80,6 +80,7 @@ def answer(console: Console, value: Answer) -> None:
         console.print(f"[red]points to nothing:[/] {escape(listed)}")
     if value.left_out:
         console.print(f"{len(value.left_out)} retrieved items did not fit the context whole")
+    console.print(f"answer {value.id}", highlight=False, style="dim")
 
 
 def _citation(console: Console, value: Citation) -> None:

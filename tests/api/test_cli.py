@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,14 +155,23 @@ def test_bad_input_is_one_line_and_a_bad_exit(
     assert err.count("\n") == 1
 
 
-def test_the_unexpected_is_one_line_too(shell: Shell, tmp_path: Path) -> None:
-    """A database that is none: nobody wrote a message for that."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "rag_owl.db").write_bytes(b"no database at all \x1b[31m" * 200)
-    status, out, err = shell.run("collections")
+def test_the_unexpected_is_one_line_too(
+    shell: Shell, owls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that somebody dropped: nobody wrote a message for that."""
+    shell.run("ingest", "birds", owls)
+    with sqlite3.connect(tmp_path / "data" / "rag_owl.db") as database:
+        database.execute("DROP TABLE answers")
+    database.close()
+    status, out, err = shell.run("answer", "1")
     assert (status, out) == (1, "")
-    assert err.startswith("error: ")
+    assert err.startswith("error: unexpected OperationalError: ")
     assert err.count("\n") == 1
+    monkeypatch.setenv("RAG_OWL_DEBUG", "1")
+    status, out, err = shell.run("answer", "1")
+    assert (status, out) == (1, "")
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("error: unexpected OperationalError: ")
 
 
 def test_an_unknown_setting_or_option_stops_the_start(
