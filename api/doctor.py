@@ -44,7 +44,7 @@ def examine(owl: RagOwl, deep: bool = False) -> Iterator[Finding]:
     )
     yield _try(
         f"answering model {owl.settings.model}",
-        lambda: owl.load_model().name,
+        lambda: owl.models.answerer().name,
     )
     yield _try("database", lambda: _database(owl))
     yield from _segments(owl, deep)

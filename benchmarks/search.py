@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from benchmarks.ingest import passages
 from rag_owl import RagOwl
+from rag_owl.indexer.embed import load_text_embedder
 from rag_owl.ports import TextEmbedder
 from rag_owl.types import Question
 
@@ -78,10 +79,8 @@ def build(folder: Path, count: int) -> None:
         for at, text in enumerate(passages(count)):
             file.write(json.dumps({"text": text, "number": at}) + "\n")
     with RagOwl.open(folder / "data") as owl:
-        real = owl._embedders_for(None)[0].text
-        stand_in = RandomVectors(real.name, real.dimension)
-        owl._models.put(f"text {owl.settings.text_embedder}", stand_in)
-        owl._models.put(f"text {real.name}", stand_in)
+        real = load_text_embedder()
+        owl.models.put("text", RandomVectors(real.name, real.dimension))
         owl.ingest("rows", [rows])
 
 
@@ -99,15 +98,13 @@ def measure(data: Path, rounds: int) -> None:
     import faiss
     import psutil
 
-    from rag_owl.indexer.embed import load_text_embedder
-
     embedder = Timed(load_text_embedder())
     embedder.embed_query("warm")  # the model is loaded before the folder is opened
     process = psutil.Process()
     before = process.memory_info().rss
     begun = time.perf_counter()
     owl = RagOwl.open(data)
-    owl._models.put(f"text {embedder.name}", embedder)
+    owl.models.put("text", embedder)
     opened = time.perf_counter() - begun
     owl.search("rows", QUERIES[0])
     first = time.perf_counter() - begun

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import reprlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -20,20 +18,17 @@ from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
-from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
-from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Ingest, Workshop
 from rag_owl.indexer.repair import rebuild_damaged
-from rag_owl.indexer.search import Embedders, HybridRetriever
-from rag_owl.model.registry import Surroundings, load_answerer, names
-from rag_owl.ports import Answerer, Rememberer
+from rag_owl.indexer.search import HybridRetriever
+from rag_owl.models import Models
 from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
 from rag_owl.store import answers, collections, documents, items
 from rag_owl.store import jobs as job_rows
-from rag_owl.store.collections import CollectionInfo, Generation
+from rag_owl.store.collections import CollectionInfo
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Document, Item, Job, Question, Retrieved
 
@@ -61,14 +56,14 @@ class RagOwl:
             max_pages=settings.max_pages,
             max_bytes=settings.max_bytes,
         )
-        self._models = _Cache()
+        self.models = Models(settings, self.blobs, self.folder)
         self._retriever = HybridRetriever(
             engine,
             self.segments_folder,
             self.blobs,
-            self._embedders_of,
+            self.models.embedders_of,
             self._limits,
-            partial(self._models.get, "gpu", self._open_gpu),
+            self.models.gpu,
         )
         self._runner = job_runner.Runner(engine, self.folder, self._work)
 
@@ -204,7 +199,7 @@ class RagOwl:
         parts = Parts(
             self.engine,
             self._retriever,
-            self._answerer(model or self.settings.model),
+            self.models.answerer(model),
             self.settings.context_characters,
         )
         return answer_question(asked, parts, on_text)
@@ -300,7 +295,7 @@ class RagOwl:
             self.segments_folder,
             self.blobs,
             self._limits,
-            self._embedders_of,
+            self.models.embedders_of,
             key,
         )
 
@@ -312,63 +307,11 @@ class RagOwl:
             self.blobs,
             self._limits,
             self.settings.batch_size,
-            self._embedders_for,
+            self.models.embedders_for,
             leave_out=[self.folder],
-            remember_picture=self._remember_picture(),
+            remember_picture=self.models.remember_picture(),
         )
         return Ingest(workshop, claim, stopping).run()
-
-    # --- models ---------------------------------------------------------------------------------
-
-    def _embedders_of(self, generation: Generation) -> Embedders:
-        return self._embedders(generation.text_embedder, generation.picture_embedder)
-
-    def _embedders(self, text: str, picture: str) -> Embedders:
-        return Embedders(
-            self._models.get(f"text {text}", partial(load_text_embedder, text)),
-            self._models.get(f"picture {picture}", partial(load_picture_embedder, picture)),
-        )
-
-    def _embedders_for(self, generation: Generation | None) -> tuple[Embedders, Generation]:
-        if generation is not None:
-            return self._embedders_of(generation), generation
-        chosen = self._embedders(self.settings.text_embedder, self.settings.picture_embedder)
-        return chosen, Generation(
-            key=0,
-            splitter=0,
-            text_embedder=chosen.text.name,
-            text_dimension=chosen.text.dimension,
-            picture_embedder=chosen.picture.name,
-            picture_dimension=chosen.picture.dimension,
-            index_type=self.settings.index_type,
-        )
-
-    def _open_gpu(self) -> GpuSearcher | None:
-        budget = self.settings.gpu_index_bytes
-        return open_gpu_searcher(budget) if budget else None
-
-    def load_model(self, name: str | None = None) -> Answerer:
-        """Load an answering model now instead of at its first question. Raises `ModelError`."""
-        return self._answerer(name or self.settings.model)
-
-    def _answerer(self, name: str) -> Answerer:
-        around = Surroundings(
-            # Always the bundled one: thresholds are calibrated on it.
-            partial(self._models.get, "text of answerers", load_text_embedder),
-            self.blobs,
-            self.folder / "features",
-            self.settings.features_bytes,
-            self.settings.answer_tokens,
-        )
-        found: Answerer = self._models.get(f"answerer {name}", partial(load_answerer, name, around))
-        return found
-
-    def _remember_picture(self) -> Callable[[str], object] | None:
-        """How the chosen model looks at pictures ahead of questions, where it can."""
-        if self.settings.model in names():
-            return None  # without loading it
-        answerer = self._answerer(self.settings.model)
-        return answerer.remember_picture if isinstance(answerer, Rememberer) else None
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -380,21 +323,3 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
     if not well:
         raise InvalidInput(f"{reprlib.repr(path)} is no path; give files or folders as texts")
     return Path(absolute)
-
-
-class _Cache:
-    """Models by name, each loaded once, on first use."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] = {}
-        self._lock = threading.RLock()  # loading an answerer may load an embedder
-
-    def put(self, name: str, model: Any) -> None:
-        with self._lock:
-            self._loaded[name] = model
-
-    def get(self, name: str, load: Callable[[], Any]) -> Any:
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = load()
-            return self._loaded[name]

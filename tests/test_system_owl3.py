@@ -43,7 +43,7 @@ def test_at_question_time_only_the_users_picture_is_encoded(
     Image.new("RGB", (50, 50), (120, 10, 200)).save(mine)
     with RagOwl.open(data, **settings) as owl:
         assert owl.ingest("pictures", [pictures]).added == 30
-        model = owl.load_model()
+        model = owl.models.answerer()
         assert isinstance(model, Owl3Answerer)
         assert model.model.pictures_seen == 30
         first = owl.ask("pictures", "Which of them is it?", images=[mine], k=30)
@@ -51,7 +51,7 @@ def test_at_question_time_only_the_users_picture_is_encoded(
     shutil.rmtree(data / "features")
     with RagOwl.open(data, **settings) as owl:
         again = owl.ask("pictures", "Which of them is it?", images=[mine], k=30)
-        model = owl.load_model()
+        model = owl.models.answerer()
         assert isinstance(model, Owl3Answerer)
         assert model.model.pictures_seen == 31  # all of them, and the user's
         assert again.text == first.text
@@ -61,4 +61,4 @@ def test_at_question_time_only_the_users_picture_is_encoded(
 def test_a_name_that_is_no_model_says_what_there_is(tmp_path: Path) -> None:
     wanted = pytest.raises(ModelNotFound, match="no answering model 'owl4': use sentences")
     with RagOwl.open(tmp_path / "data", text_embedder="hashing") as owl, wanted:
-        owl.load_model("owl4")
+        owl.models.answerer("owl4")

@@ -1,0 +1,108 @@
+"""The models that an open data folder uses: each loaded once, on first use, and shared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
+from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
+from rag_owl.indexer.search import Embedders
+from rag_owl.model.registry import Surroundings, load_answerer, names
+from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, Rememberer, TextEmbedder
+from rag_owl.settings import Settings
+from rag_owl.store.collections import Generation
+
+
+class Models:
+    """Safe for many threads; one model is loaded at a time."""
+
+    def __init__(self, settings: Settings, blobs: BlobStore, folder: Path) -> None:
+        self._settings = settings
+        self._around = Surroundings(
+            # Always the bundled one: thresholds are calibrated on it.
+            partial(self.text_embedder, None),
+            blobs,
+            folder / "features",
+            settings.features_bytes,
+            settings.answer_tokens,
+        )
+        self._loaded: dict[str, Any] = {}
+        self._lock = threading.RLock()  # loading an answerer may load an embedder
+
+    def text_embedder(self, name: str | None) -> TextEmbedder:
+        """By name, with or without its revision; None: the bundled one."""
+        load = partial(load_text_embedder, name) if name else load_text_embedder
+        found: TextEmbedder = self._named("text", name, load)
+        return found
+
+    def picture_embedder(self, name: str) -> PictureEmbedder:
+        found: PictureEmbedder = self._named("picture", name, partial(load_picture_embedder, name))
+        return found
+
+    def embedders_of(self, generation: Generation) -> Embedders:
+        return Embedders(
+            self.text_embedder(generation.text_embedder),
+            self.picture_embedder(generation.picture_embedder),
+        )
+
+    def embedders_for(self, generation: Generation | None) -> tuple[Embedders, Generation]:
+        """A generation's embedders; without one, those of new collections and what they are."""
+        if generation is not None:
+            return self.embedders_of(generation), generation
+        text = self.text_embedder(self._settings.text_embedder)
+        picture = self.picture_embedder(self._settings.picture_embedder)
+        return Embedders(text, picture), Generation(
+            key=0,
+            splitter=0,
+            text_embedder=text.name,
+            text_dimension=text.dimension,
+            picture_embedder=picture.name,
+            picture_dimension=picture.dimension,
+            index_type=self._settings.index_type,
+        )
+
+    def answerer(self, name: str | None = None) -> Answerer:
+        """By name; None: the one that the settings choose. Raises `ModelError`."""
+        chosen = name or self._settings.model
+        found: Answerer = self._once(
+            f"answerer {chosen}", partial(load_answerer, chosen, self._around)
+        )
+        return found
+
+    def remember_picture(self) -> Callable[[str], object] | None:
+        """How the chosen answerer looks at pictures ahead of questions, where it can."""
+        if self._settings.model in names():
+            return None  # without loading it
+        answerer = self.answerer()
+        return answerer.remember_picture if isinstance(answerer, Rememberer) else None
+
+    def gpu(self) -> GpuSearcher | None:
+        budget = self._settings.gpu_index_bytes
+        found: GpuSearcher | None = self._once(
+            "gpu", lambda: open_gpu_searcher(budget) if budget else None
+        )
+        return found
+
+    def put(self, kind: str, embedder: TextEmbedder | PictureEmbedder) -> None:
+        """Use this embedder wherever its name is asked for; `kind` is "text" or "picture"."""
+        with self._lock:
+            self._loaded[f"{kind} {embedder.name}"] = embedder
+
+    def _named(self, kind: str, name: str | None, load: Callable[[], Any]) -> Any:
+        """One object for an embedder, whether it is asked for with its revision or without."""
+        asked = f"{kind} {name or 'bundled'}"
+        with self._lock:
+            if asked not in self._loaded:
+                loaded = load()
+                self._loaded[asked] = self._loaded.setdefault(f"{kind} {loaded.name}", loaded)
+            return self._loaded[asked]
+
+    def _once(self, what: str, load: Callable[[], Any]) -> Any:
+        with self._lock:
+            if what not in self._loaded:
+                self._loaded[what] = load()
+            return self._loaded[what]
