@@ -81,7 +81,7 @@ def _filters(given: str | None) -> dict[str, Any] | None:
 
 def _known(kind: str, given: str) -> str:
     """An id as it was given. Raises `NotFound` for what no database can look up."""
-    from rag_owl.store.filters import is_storable
+    from rag_owl.store.names import is_storable
 
     if not is_storable(given):
         raise NotFound(f"no {kind} {given!r}")

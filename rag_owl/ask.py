@@ -13,7 +13,7 @@ from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.ports import Answerer, Retriever
 from rag_owl.settings import MOST_ITEMS
 from rag_owl.store import answers, collections, filters
-from rag_owl.store.filters import is_storable
+from rag_owl.store.names import is_storable
 from rag_owl.types import Answer, Question
 
 LONGEST_QUESTION = 10_000  # characters

@@ -223,6 +223,17 @@ def test_bad_questions_say_what_is_wrong(light: RagOwl, notes: Path) -> None:
         light.ingest("notes", [])
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "", "nothing", 7])
+def test_ids_that_cannot_exist_are_not_found(owl: RagOwl, notes: Path, name: str) -> None:
+    owl.ingest("notes", [notes / "owls.txt"])
+    for look in (owl.job, owl.answer, owl.cancel_job, owl.documents):
+        with pytest.raises(NotFound):
+            look(name)
+    for look_in in (owl.item, owl.delete_document):
+        with pytest.raises(NotFound):
+            look_in("notes", name)
+
+
 def test_odd_names_and_a_missing_path_do_not_stop_the_rest(light: RagOwl, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import AnswerRow, CitationRow, CollectionRow
 from rag_owl.errors import NotFound
-from rag_owl.store import locations
+from rag_owl.store import locations, names
 from rag_owl.types import Answer, Citation, Context, Support
 
 
@@ -53,6 +53,7 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
 
 def get(session: Session, answer_id: str) -> Answer:
     """Raises `NotFound`."""
+    names.check("answer", answer_id)
     row = session.get(AnswerRow, answer_id)
     if row is None:
         raise NotFound(f"no answer {answer_id!r}")

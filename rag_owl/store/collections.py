@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, GenerationRow, ItemRow, RevisionRow
 from rag_owl.errors import InvalidInput, NotFound
+from rag_owl.store import names
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -48,6 +49,7 @@ class Generation:
 
 def get(session: Session, name: str) -> Collection:
     """Raises `NotFound` that names the collections that exist."""
+    names.check("collection", name)
     # Columns, not the entity: every query of every user begins with this one.
     row = session.execute(
         select(CollectionRow.key, CollectionRow.version).where(CollectionRow.name == name)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
-from rag_owl.store import segments, words
+from rag_owl.store import names, segments, words
 from rag_owl.types import Document
 
 Outcome = Literal["added", "updated", "unchanged"]
@@ -326,6 +326,7 @@ def _document(row: Any) -> Document:
 
 
 def get(session: Session, collection_key: int, document_id: str) -> Document:
+    names.check("document", document_id)
     row = session.execute(
         _documents().where(
             DocumentRow.collection_key == collection_key, DocumentRow.id == document_id
@@ -351,6 +352,7 @@ def list_page(
 
 def delete(session: Session, collection_key: int, document_id: str) -> None:
     """The document with all revisions and items; its vectors are dead at once."""
+    names.check("document", document_id)
     row = session.scalar(
         select(DocumentRow).where(
             DocumentRow.collection_key == collection_key, DocumentRow.id == document_id

@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import ItemRow, RevisionRow
 from rag_owl.errors import InvalidFilter
+from rag_owl.store.names import is_storable
 
 Value: TypeAlias = str | int | float | bool
 
@@ -60,11 +61,6 @@ def item_keys(
             .order_by(ItemRow.key)
         )
     )
-
-
-def is_storable(value: str) -> bool:
-    """Whether every database can take the text: no lone surrogate, no NUL (PostgreSQL has none)."""
-    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 # --- what a filter may be -------------------------------------------------------------------------

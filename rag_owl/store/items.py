@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from rag_owl.db import DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
-from rag_owl.store import locations, segments, words
+from rag_owl.store import locations, names, segments, words
 from rag_owl.store.documents import OpenRevision
 from rag_owl.types import Item, ItemKind, Location, TextBox
 
@@ -179,6 +179,7 @@ def with_vector(session: Session, collection_key: int, splitter: int, channel: s
 
 def get(session: Session, collection_key: int, item_id: str) -> Item:
     """Any item of the collection, also of an older revision: citations stay valid."""
+    names.check("item", item_id)
     row = session.execute(
         _COLUMNS.where(ItemRow.id == item_id, RevisionRow.collection_key == collection_key)
     ).one_or_none()

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
 from rag_owl.errors import Conflict, NotFound
+from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
@@ -204,6 +205,7 @@ def add_skipped(session: Session, claim: Claim, skipped: Sequence[Skipped]) -> N
 
 
 def get(session: Session, job_id: str) -> Job:
+    names.check("job", job_id)
     found = list(_jobs(session, JobRow.id == job_id))
     if not found:
         raise NotFound(f"no job {job_id!r}")
