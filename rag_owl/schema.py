@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import time
 import uuid
@@ -23,7 +24,7 @@ SCRIPTS = Path(__file__).parent / "migrations"
 def alembic_config(connection: Connection) -> Config:
     from alembic.config import Config
 
-    config = Config()
+    config = Config(stdout=io.StringIO())  # standard output is the command line's
     # Alembic reads "%" in a path as interpolation.
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
