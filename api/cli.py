@@ -320,14 +320,10 @@ def _fail(message: str) -> NoReturn:
 
 
 def _quiet() -> None:
-    """Libraries' own notes do not belong between ours."""
-    import structlog
-
+    """What went wrong is said once, by the command; libraries' own notes do not belong between."""
     logging.getLogger().setLevel(logging.WARNING)
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    if not os.environ.get("RAG_OWL_DEBUG"):
+        logging.getLogger("rag_owl").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 import uuid
@@ -9,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import structlog
 from sqlalchemy import Engine
 
 from rag_owl import db
@@ -20,7 +20,7 @@ from rag_owl.store import collections, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.segments import SegmentInfo
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 MOST_SEGMENTS = 16  # of a channel, while a job runs
 _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searches under way
@@ -46,7 +46,7 @@ def merge_segments_of(
         try:
             _merge(engine, folder, generation, chosen)
         except CorruptData as error:
-            log.error("segments were not merged", channel=channel, reason=str(error))
+            log.error("%s segments were not merged: %s", channel, error)
     if final:
         remove_retired(engine, folder)
 

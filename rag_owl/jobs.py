@@ -7,6 +7,7 @@ of the lock (the kernel sees to it), and whoever looks next goes on from the las
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
 
@@ -25,7 +25,7 @@ from rag_owl.store import jobs
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Job
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 Work = Callable[[Claim, Callable[[], bool]], bool]
 """Works a claimed job until it is done (True), or was asked to stop by the callback (False)."""
@@ -79,7 +79,7 @@ class Runner:
                 self.trouble, pause = None, _LOOK_EVERY
             except RagOwlError as error:
                 self.trouble, pause = error, _AFTER_TROUBLE
-                log.error("jobs cannot be worked", reason=str(error))
+                log.error("jobs cannot be worked: %s", error)
             except Exception as error:
                 self.trouble, pause = (
                     DataFolderError(f"jobs cannot be worked: {error}"),
@@ -117,12 +117,12 @@ class Runner:
                     return False
                 state = "cancelled"
         except Conflict as conflict:
-            log.warning("job left to another worker", job=claim.job_id, reason=str(conflict))
+            log.warning("job %s left to another worker: %s", claim.job_id, conflict)
             return True
         except RagOwlError as failure:
             state, error = "failed", str(failure)
         except Exception as failure:
-            log.exception("job failed", job=claim.job_id)
+            log.exception("job %s failed", claim.job_id)
             state, error = "failed", f"{type(failure).__name__}: {failure}"
         with db.writing(self._engine) as session:
             jobs.finish(session, claim, state, error)
