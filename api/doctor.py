@@ -12,8 +12,9 @@ from sqlalchemy import text
 from rag_owl import __version__, db
 from rag_owl.client import RagOwl
 from rag_owl.errors import RagOwlError
-from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
+from rag_owl.indexer.embed import load_text_embedder
 from rag_owl.indexer.segment import Segment
+from rag_owl.ports import PictureEmbedder
 from rag_owl.store import collections, segments
 
 _PACKAGES = (
@@ -40,7 +41,7 @@ def examine(owl: RagOwl, deep: bool = False) -> Iterator[Finding]:
     )
     yield _try(
         f"picture embedder {owl.settings.picture_embedder}",
-        lambda: _embeds_pictures(owl.settings.picture_embedder),
+        lambda: _embeds_pictures(owl.models.picture_embedder(owl.settings.picture_embedder)),
     )
     yield _try(
         f"answering model {owl.settings.model}",
@@ -92,10 +93,9 @@ def _embeds_text(name: str) -> str:
     return f"loads and embeds ({embedder.dimension} dimensions)"
 
 
-def _embeds_pictures(name: str) -> str:
+def _embeds_pictures(embedder: PictureEmbedder) -> str:
     from PIL import Image
 
-    embedder = load_picture_embedder(name)
     embedder.embed_pictures([Image.new("RGB", (64, 64), "red")])
     reads = "reads text too" if embedder.reads_text else "pictures only"
     return f"loads and embeds ({embedder.dimension} dimensions, {reads})"

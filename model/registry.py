@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_owl.errors import ModelNotFound
-from rag_owl.ports import Answerer, BlobStore, TextEmbedder
+from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, TextEmbedder
 
-SENTENCES = "sentences"
+SENTENCES, NANO = "sentences", "owl-nano"
+NANO_EYES = "owl-nano-eyes"  # as picture embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
         from rag_owl.model.sentences import SentencesAnswerer
 
         return SentencesAnswerer(around.text_embedder())
+    if name == NANO:
+        from rag_owl.model.nano import NanoAnswerer
+
+        return NanoAnswerer.load(around.blobs)
     # A plain word is a misspelt name, not a hub id; those have an owner.
     if "/" not in name and not Path(name).is_dir():
         raise ModelNotFound(
@@ -47,6 +52,21 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     return Owl3Answerer.load(name, around.blobs, features, sampling=sampling)
 
 
+def load_picture_embedder(name: str) -> PictureEmbedder | None:
+    """The embedder that is part of an answering model, by name; None for all others.
+
+    Raises `ModelNotFound` where other weights are bundled than the name's revision says.
+    """
+    if name.partition("@")[0] != NANO_EYES:
+        return None
+    from rag_owl.model.nano import NanoPictureEmbedder
+
+    embedder = NanoPictureEmbedder.load()
+    if name not in (NANO_EYES, embedder.name):
+        raise ModelNotFound(f"{name} is not here, {embedder.name} is; ingest into a new collection")
+    return embedder
+
+
 def names() -> list[str]:
     """The bundled ones."""
-    return [SENTENCES]
+    return [SENTENCES, NANO]

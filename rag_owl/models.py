@@ -11,7 +11,7 @@ from typing import Any
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.search import Embedders
-from rag_owl.model.registry import Surroundings, load_answerer, names
+from rag_owl.model import registry
 from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
@@ -22,7 +22,7 @@ class Models:
 
     def __init__(self, settings: Settings, blobs: BlobStore, folder: Path) -> None:
         self._settings = settings
-        self._around = Surroundings(
+        self._around = registry.Surroundings(
             # Always the bundled one: thresholds are calibrated on it.
             partial(self.text_embedder, None),
             blobs,
@@ -40,7 +40,10 @@ class Models:
         return found
 
     def picture_embedder(self, name: str) -> PictureEmbedder:
-        found: PictureEmbedder = self._named("picture", name, partial(load_picture_embedder, name))
+        def load() -> PictureEmbedder:
+            return registry.load_picture_embedder(name) or load_picture_embedder(name)
+
+        found: PictureEmbedder = self._named("picture", name, load)
         return found
 
     def embedders_of(self, generation: Generation) -> Embedders:
@@ -69,13 +72,13 @@ class Models:
         """By name; None: the one that the settings choose. Raises `ModelError`."""
         chosen = name or self._settings.model
         found: Answerer = self._once(
-            f"answerer {chosen}", partial(load_answerer, chosen, self._around)
+            f"answerer {chosen}", partial(registry.load_answerer, chosen, self._around)
         )
         return found
 
     def remember_picture(self) -> Callable[[str], object] | None:
         """How the chosen answerer looks at pictures ahead of questions, where it can."""
-        if self._settings.model in names():
+        if self._settings.model in registry.names():
             return None  # without loading it
         answerer = self.answerer()
         return answerer.remember_picture if isinstance(answerer, Rememberer) else None

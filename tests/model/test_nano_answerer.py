@@ -1,0 +1,191 @@
+"""owl-nano as shipped: it reads, points, looks, and says when there is no answer."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from rag_owl.blobs import FolderBlobs
+from rag_owl.errors import InvalidQuestion
+from rag_owl.model.nano import NanoAnswerer, NanoPictureEmbedder
+from rag_owl.sample.facts import COUNTRIES
+from rag_owl.sample.flags import FLAGS
+from rag_owl.sample.text import describe
+from rag_owl.types import Context, ImageLocation, Item, Question, Retrieved, TextLocation
+
+RIVER = (
+    "The Amur forms the border between the Russian Far East and Northeastern China. "
+    "It is 2,824 kilometres long. ÉCLUSE number 9 was finished by Ivan Petrov in 1911."
+)
+BRIDGE = "The bridge at Khabarovsk was opened in 1916. It carries a railway and a road."
+FISH = "The kaluga is a large sturgeon. It may weigh a thousand kilograms."
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory):
+    return FolderBlobs(tmp_path_factory.mktemp("blobs"))
+
+
+@pytest.fixture(scope="module")
+def model(blobs):
+    return NanoAnswerer.load(blobs)
+
+
+def item(name: str, text: str | None, picture: str | None = None, title: str = "") -> Retrieved:
+    place = ImageLocation() if picture else TextLocation(0, len(text or ""))
+    kind = "picture" if picture else "passage"
+    return Retrieved(Item(name, name, name, 1, 0, kind, title, place, text, picture=picture), 1.0)
+
+
+def ask(text: str, *texts: str, pictures: tuple[str, ...] = ()) -> Context:
+    sources = tuple(item(str(i), t) for i, t in enumerate(texts))
+    return Context(Question("c", text, pictures), sources)
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_it_points_at_the_answer_and_states_its_ground(model):
+    said: list[str] = []
+    draft = model.answer(ask("How long is the Amur?", BRIDGE, RIVER, FISH), said.append)
+    assert not draft.abstained
+    assert draft.short is not None
+    assert "2,824" in draft.short
+    assert "".join(said) == draft.text
+    short, ground = draft.attributions
+    assert short.source == ground.source == 1
+    assert RIVER[short.item_start : short.item_end] == draft.short
+    assert RIVER[ground.item_start : ground.item_end] == "It is 2,824 kilometres long."
+    assert draft.text[ground.start : ground.end] == "It is 2,824 kilometres long."
+    assert "[2]" in draft.text
+    assert draft.answerable is not None
+    assert 0 <= draft.answerable <= 1
+
+
+def test_the_pointed_words_keep_their_case_and_accents(model):
+    spans = model.point(ask("Who finished the écluse number 9?", RIVER), [], [None])
+    assert "Ivan Petrov" in RIVER[spans[0].start : spans[0].end]
+
+
+def test_it_abstains_where_nothing_answers(model):
+    draft = model.answer(ask("Who won the chess championship of 1972?", FISH, BRIDGE))
+    assert draft.abstained
+    assert draft.attributions == ()
+    assert draft.short is None
+
+
+def test_nothing_retrieved_is_an_abstention(model):
+    assert model.answer(ask("How long is the Amur?")).abstained
+    assert model.answer(Context(Question("c", "How long?"), (item("a", None),))).abstained
+
+
+def test_more_than_a_window_is_read(model):
+    filler = [f"{FISH} {BRIDGE} " * 12 for _ in range(6)]
+    long = "Nothing of interest stands here. " * 150 + RIVER
+    draft = model.answer(ask("How long is the Amur?", *filler, long))
+    assert draft.short is not None
+    assert "2,824" in draft.short
+    assert draft.attributions[0].source == 6
+    assert long[draft.attributions[0].item_start : draft.attributions[0].item_end] == draft.short
+
+
+def test_a_language_that_it_does_not_read_gets_words_only_and_says_so(model):
+    draft = model.answer(ask("Wie lang ist der Amur und wo ist die Brücke?", BRIDGE, RIVER))
+    assert "English" in draft.text
+    assert not draft.abstained
+    assert draft.short is None
+    assert draft.attributions[0].source == 1
+    assert model.answer(ask("アムール川の長さは？", BRIDGE)).abstained
+
+
+def test_a_question_s_damaged_picture_is_named(model, blobs):
+    key = blobs.put(b"this is no picture")
+    with pytest.raises(InvalidQuestion, match="picture"):
+        model.answer(ask("What is this?", RIVER, pictures=(key,)))
+
+
+def test_an_item_s_damaged_picture_does_not_stop_the_reading(model, blobs):
+    key = blobs.put(b"this is no picture either")
+    sources = (item("river", RIVER, key), item("fish", FISH))
+    draft = model.answer(Context(Question("c", "How long is the Amur?"), sources))
+    assert "2,824" in (draft.short or "")
+
+
+@pytest.fixture(scope="module")
+def flags(blobs):
+    """Five countries of the sample with their flags in the blob store."""
+    chosen = [c for c in COUNTRIES if c.stem in ("japan", "france", "kenya", "brazil", "canada")]
+    return [
+        (c, item(c.name, describe(c).text, blobs.put(png(FLAGS[c.stem].render())), c.name))
+        for c in chosen
+    ]
+
+
+def photo(stem: str, seed: int) -> Image.Image:
+    picture = FLAGS[stem].render().convert("RGB")
+    rng = random.Random(seed)
+    picture = picture.rotate(rng.uniform(-10, 10), expand=False, fillcolor=(120, 130, 90))
+    return picture.filter(ImageFilter.GaussianBlur(1.5))
+
+
+def test_a_picture_question_is_answered_from_the_item_that_shows_it(model, blobs, flags):
+    right = 0
+    for number, (country, _) in enumerate(flags):
+        key = blobs.put(png(photo(country.stem, number)))
+        question = Question("c", "What is the capital of this country?", (key,))
+        draft = model.answer(Context(question, tuple(source for _, source in flags)))
+        cited = [flags[a.source][0].name for a in draft.attributions]
+        right += draft.short == country.capital and set(cited) == {country.name}
+    assert right >= 4
+
+
+def test_two_flags_are_compared(model, blobs, flags):
+    one, other, third = (
+        blobs.put(png(photo(stem, 40 + i))) for i, stem in enumerate(("japan", "japan", "kenya"))
+    )
+    sources = tuple(source for _, source in flags)
+    same = model.answer(Context(Question("c", "Are these the same flag?", (one, other)), sources))
+    differ = model.answer(Context(Question("c", "Do these flags differ?", (one, third)), sources))
+    assert (same.short, differ.short) == ("Yes", "Yes")
+    assert "do not" in differ.text
+    names = [flags[a.source][0].name for a in differ.attributions]
+    assert names == ["Japan", "Kenya"]
+    for attribution in differ.attributions:
+        assert flags[attribution.source][0].name in differ.text[attribution.start : attribution.end]
+
+
+def test_the_heatmap_covers_both_pictures(model, blobs, flags):
+    key = blobs.put(png(photo("brazil", 7)))
+    context = Context(
+        Question("c", "Which country is this?", (key,)),
+        (flags[0][1], item("text", RIVER)),
+    )
+    user, own = model.heatmap(context, 0)
+    assert [m.shape for m in user] == [(8, 8)]
+    assert own is not None
+    assert own.shape == (8, 8)
+    assert own.min() >= 0 < own.sum()
+    assert model.heatmap(context, 1)[1] is None
+    assert model.heatmap(ask("Who?", RIVER), 0) == ([], None)
+
+
+def test_warped_flags_are_found_and_described(flags):
+    embedder = NanoPictureEmbedder.load()
+    stems = sorted(FLAGS)[:60]
+    index = embedder.embed_pictures([FLAGS[s].render().convert("RGB") for s in stems])
+    seen = embedder.embed_pictures([photo(s, i) for i, s in enumerate(stems)])
+    assert np.mean((seen @ index.T).argmax(1) == np.arange(len(stems))) > 0.9
+
+
+def test_support_tells_a_true_statement_from_an_unrelated_one(model):
+    [true, other] = model.support("The Amur is 2,824 kilometres long.", [RIVER, FISH])
+    assert set(true) == {"supported", "contradicted", "unrelated"}
+    assert sum(true.values()) == pytest.approx(1, abs=1e-4)
+    assert true["unrelated"] < other["unrelated"]
