@@ -33,9 +33,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from rag_owl.errors import DataFolderError
 
-SCHEMA = "0001"  # the newest migration; a test holds it equal to Alembic's head
+SCHEMA = "0002"  # the newest migration; a test holds it equal to Alembic's head
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
+_NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _Key = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts up by itself there
 
 
@@ -190,6 +191,7 @@ class TombstoneRow(Base):
 
 class JobRow(Base):
     __tablename__ = "jobs"
+    __table_args__ = (Index(None, "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
@@ -213,6 +215,7 @@ class JobRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Float)
     finished_at: Mapped[float | None] = mapped_column(Float)
+    key_id: Mapped[str | None] = mapped_column(String(32))  # who began it
 
 
 class JobInputRow(Base):
@@ -228,6 +231,9 @@ class JobInputRow(Base):
     companion_name: Mapped[str] = mapped_column(Text)
     done: Mapped[bool] = mapped_column(Boolean, default=False)
     next_row: Mapped[int] = mapped_column(Integer, default=0)
+    # How often it was begun: a file that kills its reader again and again is given up.
+    attempts: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    origin: Mapped[str | None] = mapped_column(Text)  # of an upload; None: the path itself
 
 
 class SkippedRow(Base):
@@ -242,6 +248,7 @@ class SkippedRow(Base):
 
 class AnswerRow(Base):
     __tablename__ = "answers"
+    __table_args__ = (Index(None, "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     collection_key: Mapped[int] = mapped_column(
@@ -259,6 +266,10 @@ class AnswerRow(Base):
     dangling_markers: Mapped[list[Any]] = mapped_column(_Json)
     left_out: Mapped[list[Any]] = mapped_column(_Json)
     created_at: Mapped[float] = mapped_column(Float)
+    conversation_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    rating: Mapped[int | None] = mapped_column(Integer)  # -1, 0 or 1
+    rating_comment: Mapped[str | None] = mapped_column(Text)
+    key_id: Mapped[str | None] = mapped_column(String(32))  # who asked
 
 
 class CitationRow(Base):
@@ -273,6 +284,22 @@ class CitationRow(Base):
     item_id: Mapped[str] = mapped_column(String(64), index=True)
     document_id: Mapped[str] = mapped_column(String(32), index=True)
     citation: Mapped[dict[str, Any]] = mapped_column(_Json)
+
+
+class KeyRow(Base):
+    """A key of the HTTP service. The key itself is shown once and never stored."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 of the key
+    scopes: Mapped[list[Any]] = mapped_column(_Json)  # of ask, ingest, admin
+    collections: Mapped[list[Any] | None] = mapped_column(_NullableJson)  # None: all
+    created_at: Mapped[float] = mapped_column(Float)
+    expires_at: Mapped[float | None] = mapped_column(Float)
+    revoked_at: Mapped[float | None] = mapped_column(Float)
+    last_used_at: Mapped[float | None] = mapped_column(Float)
 
 
 def connect(url: str) -> Engine:
