@@ -71,15 +71,21 @@ def answer(console: Console, value: Answer) -> None:
     style = "yellow" if value.abstained else "bold"
     text = "\n".join(one_line(line) for line in value.text.split("\n"))
     console.print(f"[{style}]{escape(text)}[/]", highlight=False)
-    if value.citations:
+    if value.citations or value.moments:
         console.print()
     for citation in value.citations:
         _citation(console, citation)
+    for moment in value.moments:
+        said = one_line(value.text[moment.start : moment.end])
+        place = VideoLocation(moment.start_seconds, moment.end_seconds)
+        console.print(f"  [cyan]your video[/], {where(place)}: {escape(said)}", highlight=False)
     if value.dangling_markers:
         listed = ", ".join(f"[{marker}]" for marker in value.dangling_markers)
         console.print(f"[red]points to nothing:[/] {escape(listed)}")
     if value.left_out:
         console.print(f"{len(value.left_out)} retrieved items did not fit the context whole")
+    for note in value.notes:
+        console.print(f"[yellow]note:[/] {escape(one_line(note))}", highlight=False)
     console.print(f"answer {value.id}", highlight=False, style="dim")
 
 

@@ -23,6 +23,10 @@ def answer(value: Answer) -> dict[str, Any]:
         "citations": [citation(each) for each in value.citations],
         "dangling_markers": list(value.dangling_markers),
         "left_out": list(value.left_out),
+        "pictures": list(value.pictures),
+        "video": value.video,
+        "moments": [asdict(moment) for moment in value.moments],
+        "notes": list(value.notes),
         "created_at": value.created_at,
     }
 

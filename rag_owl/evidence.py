@@ -24,6 +24,7 @@ from rag_owl.types import (
     PageLocation,
     Support,
     TextLocation,
+    VideoLocation,
 )
 
 MARKER = re.compile(r"\[(\d{1,4})\]")
@@ -45,16 +46,19 @@ def verify(draft: Draft, context: Context, generation: int) -> Answer:
         collection=context.question.collection,
         question=context.question.text,
         text=draft.text,
-        abstained=draft.abstained or not citations,
+        abstained=draft.abstained or not (citations or draft.moments),
         citations=() if draft.abstained else citations,
         model=draft.model,
         generation=generation,
         short=None if draft.abstained else draft.short,
         answerable=draft.answerable,
         dangling_markers=tuple(dangling),
-        left_out=context.left_out,
+        left_out=(*context.left_out, *(i for i in draft.left_out if i not in context.left_out)),
         pictures=context.question.pictures,
         created_at=time.time(),
+        video=context.question.video,
+        moments=() if draft.abstained else draft.moments,
+        notes=draft.notes,
     )
 
 
@@ -92,6 +96,10 @@ def _locate(item: Item, start: int | None, end: int | None, attribution: Attribu
     place = item.location
     if isinstance(place, ImageLocation):
         return replace(place, box=attribution.box) if attribution.box else place
+    if isinstance(place, VideoLocation) and attribution.seconds is not None:
+        first = max(place.start_seconds, attribution.seconds[0])
+        last = min(place.end_seconds, attribution.seconds[1])
+        return VideoLocation(first, last) if first <= last else place
     if start is None or end is None:
         return place
     if isinstance(place, TextLocation):

@@ -152,6 +152,7 @@ class Question:
     filters: Mapping[str, Any] | None = None
     k: int = 5
     channels: tuple[Channel, ...] | None = None  # only these searches; None: all that fit
+    video: str | None = None  # blob key of the user's own video
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,18 @@ class Attribution:
     item_end: int | None = None
     attention: float | None = None  # share of attention mass, 0 to 1
     box: Box | None = None  # where in the item's picture
+    seconds: tuple[float, float] | None = None  # from and to, of the document's video
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """`text[start:end]` of the answer rests on a stretch of the user's own video."""
+
+    start: int
+    end: int
+    start_seconds: float
+    end_seconds: float
+    attention: float | None = None  # share of attention mass, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +211,9 @@ class Draft:
     answerable: float | None = None  # the model's probability that the sources hold the answer
     abstained: bool = False
     model: str = ""
+    moments: tuple[Moment, ...] = ()
+    left_out: tuple[str, ...] = ()  # ids of sources that the model was not shown, or not whole
+    notes: tuple[str, ...] = ()  # what the reader should know, as whole sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +259,6 @@ class Answer:
     left_out: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     created_at: float = 0.0  # seconds since the epoch
+    video: str | None = None  # blob key
+    moments: tuple[Moment, ...] = ()  # what rests on that video, and where in it
+    notes: tuple[str, ...] = ()  # such as: a picture could not be read and was left out

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from rag_owl.db import AnswerRow, CitationRow, CollectionRow
 from rag_owl.errors import NotFound
 from rag_owl.store import locations, names
-from rag_owl.types import Answer, Citation, Context, Support
+from rag_owl.types import Answer, Citation, Context, Moment, Support
 
 
 def save(session: Session, collection_key: int, answer: Answer, context: Context) -> None:
@@ -24,8 +24,12 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
             question=answer.question,
             request={
                 "pictures": list(question.pictures),
+                "video": question.video,
                 "filters": question.filters,
                 "k": question.k,
+                # Of the answer: this column is the one that can hold what came later.
+                "moments": [asdict(moment) for moment in answer.moments],
+                "notes": list(answer.notes),
             },
             sources=[source.item.id for source in context.sources],
             text=answer.text,
@@ -80,6 +84,9 @@ def get(session: Session, answer_id: str) -> Answer:
         left_out=tuple(row.left_out),
         pictures=tuple(row.request["pictures"]),
         created_at=row.created_at,
+        video=row.request.get("video"),
+        moments=tuple(Moment(**moment) for moment in row.request.get("moments", ())),
+        notes=tuple(row.request.get("notes", ())),
     )
 
 

@@ -11,11 +11,13 @@ from rag_owl.types import (
     ImageLocation,
     Item,
     Location,
+    Moment,
     PageLocation,
     Question,
     Retrieved,
     TextBox,
     TextLocation,
+    VideoLocation,
 )
 
 TEXT = "Owls are birds. The boreal owl weighs 120 grams. It nests in holes."
@@ -115,3 +117,30 @@ def test_interleave_keeps_rank_and_says_what_it_left_out() -> None:
 
 def test_interleave_of_nothing_is_an_empty_context() -> None:
     assert interleave([], QUESTION, 100) == Context(QUESTION, ())
+
+
+def test_a_video_is_cited_by_the_seconds_that_the_answer_rests_on() -> None:
+    film = source("A goal.", VideoLocation(10, 20))
+    for seconds, expected in (
+        (None, (10, 20)),
+        ((12.0, 15.0), (12, 15)),
+        ((8.0, 11.0), (10, 11)),  # never outside the item
+        ((30.0, 40.0), (10, 20)),
+    ):
+        draft = Draft("It scores. [1]", (Attribution(0, 10, 0, seconds=seconds),))
+        (citation,) = verify(draft, Context(QUESTION, (film,)), 1).citations
+        assert citation.location == VideoLocation(*expected)
+
+
+def test_what_rests_on_the_users_own_video_is_no_abstention() -> None:
+    moment = Moment(0, 10, 12.0, 15.0, 0.8)
+    asked = Question("c", "When?", video="0" * 64)
+    draft = Draft("It scores.", moments=(moment,), left_out=("d1.1.0", "d0.1.0"), notes=("So.",))
+    answer = verify(draft, Context(asked, (source(),), ("d0.1.0",)), 1)
+    assert not answer.abstained
+    assert answer.video == "0" * 64
+    assert answer.moments == (moment,)
+    assert answer.left_out == ("d0.1.0", "d1.1.0")
+    assert answer.notes == ("So.",)
+    none = verify(Draft("No.", moments=(moment,), abstained=True), Context(asked, ()), 1)
+    assert none.moments == ()
