@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,6 @@ from rag_owl.media import decode_picture
 from rag_owl.model.attribution import AttentionRecord, region
 from rag_owl.model.owl3.engine import Engine
 from rag_owl.model.owl3.evidence_prompt import (
-    ABSTENTION,
     EvidencePrompt,
     Frames,
     View,
@@ -30,12 +28,10 @@ from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.processor import Owl3Processor, Prompt
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer, TextStream
+from rag_owl.model.statements import ABSTENTION, is_abstention, statements
 from rag_owl.ports import BlobStore
-from rag_owl.sentences import sentence_spans
 from rag_owl.types import Attribution, Box, Context, Draft
 
-MARKER = re.compile(r"\[(\d{1,4})\]")
-LEADING_MARKERS = re.compile(r"(\s*\[\d{1,4}\])+")
 # Without a marker, a statement is laid to the source that drew most attention, if it drew this
 # share of what all sources drew.
 LEAST_SHARE = 0.3
@@ -223,7 +219,7 @@ class Owl3Answerer:
             if on_text:
                 on_text(ABSTENTION)
             return Draft(said + ABSTENTION, abstained=True, model=self.name)
-        if said.strip().casefold().startswith(ABSTENTION.casefold()[:-1]):
+        if is_abstention(said):
             return Draft(said, abstained=True, model=self.name)
         assert record is not None
         attributions = []
@@ -251,33 +247,6 @@ class Owl3Answerer:
                     )
                 )
         return Draft(said, tuple(attributions), model=self.name)
-
-
-def statements(text: str, sources: int) -> list[tuple[int, int, tuple[int, ...]]]:
-    """(start, end, sources that its markers name) of each sentence, markers not included.
-
-    Markers after the full stop belong to the sentence before them. Markers that point to no
-    source are left to the check of the evidence.
-    """
-    found: list[tuple[int, int, list[int]]] = []
-    for start, end in sentence_spans(text):
-        leading = LEADING_MARKERS.match(text, start, end)
-        if leading and found:
-            found[-1][2].extend(int(m) for m in MARKER.findall(leading.group()))
-            start = leading.end()
-        named = [int(m) for m in MARKER.findall(text, start, end)]
-        body = text[start:end]
-        while (trimmed := re.sub(r"\s*\[\d{1,4}\]\s*$", "", body)) != body:
-            body = trimmed
-        start += len(body) - len(body.lstrip())
-        if body.strip():
-            found.append((start, start + len(body.strip()), named))
-        elif found:
-            found[-1][2].extend(named)
-    return [
-        (start, end, tuple(dict.fromkeys(m - 1 for m in named if 1 <= m <= sources)))
-        for start, end, named in found
-    ]
 
 
 class _Drawn:

@@ -10,18 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from rag_owl.model.owl3.processor import Owl3Processor, Part, Prompt, Shown, Turn
+from rag_owl.model.statements import INSTRUCTION
 from rag_owl.sentences import sentence_spans
 from rag_owl.types import Context, Item, VideoLocation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-ABSTENTION = "Not in the evidence."
-INSTRUCTION = (
-    "\nAnswer the question from the numbered evidence. After each statement write the number of "
-    "the evidence that it rests on in brackets, like [1]. If the evidence does not hold the "
-    f"answer, write: {ABSTENTION}"
-)
 
 # A video's frames in order: (blob key, start and end in seconds, at most) -> (seconds, frame)
 Frames: TypeAlias = Callable[[str, float, float | None, int], Sequence[tuple[float, "Image"]]]
@@ -96,7 +90,7 @@ def lay_out(
         laid.text("\n")
     laid.text("Question: ")
     laid.text(context.question.text)
-    laid.text(INSTRUCTION)
+    laid.text(f"\n{INSTRUCTION}")
     return laid
 
 

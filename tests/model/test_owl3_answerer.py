@@ -14,15 +14,16 @@ from PIL import Image
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.evidence import verify
-from rag_owl.model.owl3.answerer import Owl3Answerer, statements
+from rag_owl.model.owl3.answerer import Owl3Answerer
 from rag_owl.model.owl3.engine import Engine
-from rag_owl.model.owl3.evidence_prompt import ABSTENTION, lay_out
+from rag_owl.model.owl3.evidence_prompt import lay_out
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
+from rag_owl.model.statements import ABSTENTION, statements
 from rag_owl.types import (
     Context,
     ImageLocation,
