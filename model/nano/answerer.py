@@ -22,7 +22,7 @@ from rag_owl.model.nano.embedder import see, weigh
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.pointing import Span, spans
-from rag_owl.model.nano.reader import SUPPORT, Reader, Rows, Sight
+from rag_owl.model.nano.reader import SUPPORT, Reader, Reading, Rows, Sight
 from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
 from rag_owl.ports import BlobStore
 from rag_owl.sentences import sentence_spans
@@ -34,6 +34,8 @@ Floats: TypeAlias = NDArray[np.float32]
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
 _MANY_PICTURES = 256  # features kept in memory, about 50 kB each
+BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+"""Whether this CPU multiplies in bf16, which the weights were trained in; elsewhere fp32."""
 _SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
 _WHAT_IS_IT = re.compile(
     r"\b(what|which|who|whose)\b.{0,40}\b(this|these|that|it|shown|picture|photo|image|see)\b", re.I
@@ -112,15 +114,26 @@ class NanoAnswerer:
         self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
     ) -> list[Span]:
         """The best span of every source that has text, best first."""
-        windows = self._windows_of(context)
-        if not windows:
-            return []
+        found: dict[int, Span] = {}
+        for window in self._windows_of(context):  # one by one: a short one is not padded
+            for span in spans(self._read([window], user, items), [window]):
+                known = found.get(span.item)
+                if known is None or span.score > known.score:
+                    found[span.item] = span
+        return sorted(found.values(), key=lambda s: -s.score)
+
+    def _read(
+        self,
+        windows: Sequence[Window],
+        user: Sequence[Seen] = (),
+        items: Sequence[Seen | None] = (),
+        watch: bool = False,
+    ) -> Reading:
         rows = collate(windows)
         if user or any(items):
             self._show(rows, windows, user, items)
-        with torch.inference_mode():
-            reading = self._reader(rows)
-        return spans(reading, windows)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            return self._reader(rows, watch)  # type: ignore[no-any-return]
 
     def heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
         """Which patches the reader looked at while it read one source.
@@ -133,10 +146,7 @@ class NanoAnswerer:
         windows = self._windows_of(context)
         if not windows or not (user or items[source]):
             return [], None
-        rows = collate(windows)
-        self._show(rows, windows, user, items)
-        with torch.inference_mode():
-            self._reader(rows, watch=True)
+        self._read(windows, user, items, watch=True)
         layers = [m for layer in self._reader.layers if (m := layer.watched) is not None]
         mass = torch.stack([torch.as_tensor(m) for m in layers]).mean(0)[..., :-1]  # no pooled one
         side = self._eyes.config.grid
@@ -156,8 +166,7 @@ class NanoAnswerer:
         out = []
         for text in texts:  # one by one: a text's verdict must not depend on its neighbours
             windows = self._windows(statement, [("", text)])
-            with torch.inference_mode():
-                logits = self._reader(collate(windows)).support[:, 0]
+            logits = self._read(windows).support[:, 0]
             # a long text supports or contradicts where its best part does
             best = logits[logits[:, :2].logsumexp(1).sub(logits[:, 2]).argmax()]
             out.append(dict(zip(SUPPORT, best.softmax(0).tolist(), strict=True)))
