@@ -32,6 +32,7 @@ from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.reader import Reader, Rows, Sight
 from rag_owl.model.nano.window import Piece, Window, collate, lay_out, spread, tokenise
 from rag_owl.model.train.nano import passages, pictures, statements
+from rag_owl.model.train.nano.cards import card_episode
 from rag_owl.model.train.nano.episodes import PictureEpisodes
 from rag_owl.model.train.nano.eyes import save
 from rag_owl.model.train.nano.passages import Episode
@@ -61,30 +62,43 @@ class Material:
         """`share`: which process of how many; all draw the same kind, each its own rows."""
         rank, world = share
         rng = random.Random(step * world + rank)
-        kind = ("read", "look", "read", "look", "read", "look", "support", "read")[step % 8]
+        kind = ("read", "look", "support", "read", "look", "read", "support", "read")[step % 8]
         if kind == "look" and not look:
             kind = "read"
         if kind == "look":
             return kind, [self.pictures.flag(rng) if rng.random() < 0.5
                           else self.pictures.thing(rng) for _ in range(size)]  # fmt: skip
-        out: list[Episode] = []
-        # one number of passages per batch, and more rows of fewer: little padding, even steps
-        count = rng.choice((1, 1, 2, 2, 3, 4))
-        rows = {1: 5, 2: 3, 3: 2, 4: 1.5}[count] if kind == "read" else 2
-        rows = int(size * rows / 2)
+        # One kind of text and one number of passages per batch, and more rows of fewer: little
+        # padding, even steps.
+        which = rng.random() if kind == "read" else 1.0
+        if which < 0.08:
+            return kind, [
+                passages.table_episode(rng.choice(self.tables), rng, self.tokenizer)
+                for _ in range(size)
+            ]
+        if which < 0.18:
+            cards = rng.randint(2, 5)
+            return kind, [
+                card_episode(self.flags.countries, rng, self.tokenizer, cards)
+                for _ in range(3 * size // 2)
+            ]
+        count = rng.choice((1, 1, 2, 2, 3, 4) if kind == "read" else (1, 1, 1, 2))
+        rows = int(size * {1: 5, 2: 3, 3: 2, 4: 1.5}[count] / 2)
         first = (step * world + rank) * 2 * size
+        out: list[Episode] = []
         for i in range(rows):
             article, asked = self.asked[self.order[(first + i) % len(self.order)]]
             prefix = self.titles[article.title] if rng.random() < 0.4 else np.zeros(0, np.int32)
-            if kind == "support":
-                out.append(statements.statement_episode(article, asked, rng, prefix))
-            elif rng.random() < 0.08:
-                out.append(passages.table_episode(rng.choice(self.tables), rng, self.tokenizer))
-            else:
+            if kind == "read":
                 out.append(passages.squad_episode(
                     article, asked, rng, prefix,
                     passages=count, answerable=rng.random() > 0.15,
                 ))  # fmt: skip
+            elif i < rows // 2:  # the true statement and a false one of the same question
+                out += [
+                    statements.statement_episode(article, asked, rng, prefix, truth, count)
+                    for truth in (statements.SUPPORTED, statements.CONTRADICTED)
+                ]
         return kind, out
 
 

@@ -94,18 +94,25 @@ def statement(article: Article, asked: Asked, rng: random.Random, kind: int) -> 
 
 
 def statement_episode(
-    article: Article, asked: Asked, rng: random.Random, prefix: NDArray[np.int32], limit: int = 110
+    article: Article,
+    asked: Asked,
+    rng: random.Random,
+    prefix: NDArray[np.int32],
+    truth: int,
+    count: int,
+    limit: int = 110,
 ) -> Episode:
-    """One statement and one to three items: its own passage and others of the article."""
-    said, truth = statement(article, asked, rng, rng.choice((SUPPORTED, CONTRADICTED)))
+    """A statement of the wanted truth and `count` items: its own passage, which one in eight is
+    replaced, and others of the article."""
+    said, truth = statement(article, asked, rng, truth)
     gold = article.passages[asked.passage]
     place = token_range(gold.tokens, *asked.spans[0])
     others = [i for i in range(len(article.passages)) if i != asked.passage]
-    items, support = [], []
-    for i in rng.sample(others, min(len(others), rng.randint(0, 2))):
-        items.append((prefix, crop(article.passages[i], None, rng, limit)))
-        support.append(UNRELATED)
-    if rng.random() < 0.9 or not items:
+    own = rng.random() > 1 / 8 or not others
+    picked = rng.sample(others, min(len(others), count - own))
+    items = [(prefix, crop(article.passages[i], None, rng, limit)) for i in picked]
+    support = [UNRELATED] * len(items)
+    if own:
         at = rng.randint(0, len(items))
         around = place[0] if place else None
         items.insert(at, (prefix, crop(gold, around, rng, limit)))

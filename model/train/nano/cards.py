@@ -1,0 +1,97 @@
+"""Text questions about country cards: short facts under a title, in plainer words than SQuAD's.
+
+What people keep in collections is often such cards; encyclopaedia prose alone does not teach them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from rag_owl.model.nano.window import tokenise
+from rag_owl.model.train.nano.episodes import FACTS, country_fact
+from rag_owl.model.train.nano.passages import Episode, occurrences, token_range
+
+ASKED = {
+    "capital": ["What is the capital of {}?", "Which city is the capital of {}?",
+                "Name the capital of {}.", "What is {}'s capital?"],
+    "highest": ["What is the highest point of {}?", "Which is the highest mountain of {}?",
+                "What is the highest place in {}?"],
+    "population": ["How many people live in {}?", "What is the population of {}?",
+                   "How many inhabitants does {} have?"],
+    "currency": ["What is the currency of {}?", "Which money is used in {}?",
+                 "What currency do people in {} pay with?"],
+    "climate": ["What is the climate of {} like?", "What is the weather like in {}?"],
+    "location": ["Where is {}?", "Where does {} lie?", "Where is {} located?"],
+    "exports": ["What does {} export?", "Which goods does {} sell abroad?"],
+    "symbols": ["What is the national symbol of {}?"],
+}  # fmt: skip
+"""Fact -> questions that name the country."""
+_NAMED = {
+    "capital": ["The capital of {0} is {1}.", "{1} is the capital of {0}."],
+    "highest": ["The highest point of {0} is {1}."],
+    "population": ["About {1} people live in {0}.", "{0} has {1} inhabitants."],
+    "currency": ["The currency of {0} is the {1}.", "People in {0} pay in {1}."],
+    "climate": ["The climate of {0} is {1}."],
+    "location": ["{0} lies in {1}.", "{0} is in {1}."],
+    "exports": ["{0} exports {1}."],
+    "symbols": ["The national symbol of {0} is the {1}."],
+}
+_REVERSED = {
+    "capital": ["Which country has {} as its capital?", "{} is the capital of which country?"],
+    "highest": ["In which country is {}?", "Which country has {} as its highest point?"],
+    "currency": ["Where does one pay with the {}?", "Which country uses the {}?"],
+    "symbols": ["Which country has the {} as its symbol?"],
+}
+
+
+def card_episode(
+    countries: list[dict[str, Any]], rng: random.Random, tokenizer: Any, cards: int
+) -> Episode:
+    """A question that names a country (or, one in five, a fact) and `cards` cards; in one of six
+    the card, or only the fact, is missing."""
+    reverse = rng.random() < 0.2
+    kind = rng.choice(list(_REVERSED if reverse else ASKED))
+    known = [c for c in countries if country_fact(c, kind)]
+    shown = rng.sample(known, cards)
+    gold = rng.randrange(cards)
+    missing = rng.random() < 1 / 6
+    texts, titles, marks = [], [], []
+    for i, country in enumerate(shown):
+        name, value = country["name"], country_fact(country, kind)
+        # Where nothing in the text says whose facts they are, the title does.
+        titled = rng.random() < 0.7
+        named = reverse or not titled or rng.random() < 0.5
+        lines = [_say(kind, name, value, named, rng)]
+        if i == gold and missing:
+            lines = []
+        others = [k for k in ASKED if k != kind and country_fact(country, k)]
+        for other in rng.sample(others, min(len(others), rng.randint(1, 4))):
+            lines.append(
+                _say(other, name, country_fact(country, other), named and rng.random() < 0.5, rng)
+            )
+        rng.shuffle(lines)
+        if named and reverse:
+            lines.insert(0, f"{name} is a country.")
+        texts.append(" ".join(lines))
+        titles.append(f"{name}." if titled else "")
+        marks.append(name if reverse else value)
+    asked = (_REVERSED if reverse else ASKED)[kind]
+    country = shown[gold]
+    question = rng.choice(asked).format(country_fact(country, kind) if reverse else country["name"])
+    heads = [t.ids[:16] for t in tokenise(tokenizer, titles)]
+    coded = [t.cut(0, 110) for t in tokenise(tokenizer, texts)]
+    answers = []
+    if not missing:
+        for start, end in occurrences(texts[gold], marks[gold]):
+            place = token_range(coded[gold], start, end)
+            if place is not None:
+                answers.append((gold, *place))
+    items = list(zip(heads, coded, strict=True))
+    return Episode(question, items, answers, [gold] if answers else [])
+
+
+def _say(kind: str, name: str, value: str, named: bool, rng: random.Random) -> str:
+    if named:
+        return rng.choice(_NAMED[kind]).format(name, value)
+    return rng.choice(FACTS[kind][1]).format(value)
