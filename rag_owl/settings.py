@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rag_owl.errors import InvalidSettings
 
@@ -25,6 +27,44 @@ _OTHER_NAMES = {
     "RAG_OWL_TEST_POSTGRES",
     "RAG_OWL_DEBUG",
 }
+
+
+_BUNDLED = ("sentences", "owl-nano")  # a test holds it equal to the registry's
+
+
+class RemoteModel(BaseModel):
+    """A model behind an OpenAI-compatible server. No secret stands here, only where it lies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    base_url: str = Field(description="As in `http://gpu-7:8000/v1`.")
+    model: str = Field(min_length=1, description="The name that the server knows it by.")
+    api_key_env: str | None = Field(None, description="The environment variable with the key.")
+    most_pictures: int = Field(16, ge=0, le=256, description="Shown at once; 0: it has no eyes.")
+    picture_side: int = Field(1024, ge=64, le=4096, description="Pictures are scaled to it.")
+    connect_seconds: float = Field(5.0, gt=0, description="Until the server takes the call.")
+    read_seconds: float = Field(60.0, gt=0, description="Without a sign of life.")
+    total_seconds: float = Field(300.0, gt=0, description="For one answer with all retries.")
+    retries: int = Field(2, ge=0, le=10, description="Only before the first piece of an answer.")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    parameters: dict[str, Any] = Field(
+        {"temperature": 0}, description="Further fields of each request."
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            well = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port
+        except ValueError:
+            well = False
+        if not well:
+            raise ValueError("give an address such as http://host:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("give it without user, password or query; name the key's variable")
+        return url.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -47,6 +87,13 @@ class Settings(BaseSettings):
         "sentences",
         description="The answering model: a bundled one, or the folder or hub id of mPLUG-Owl3.",
     )
+    remote_models: dict[str, RemoteModel] = Field(
+        {},
+        description=(
+            "Models behind OpenAI-compatible servers, as JSON: name → `base_url`, `model`, "
+            "`api_key_env` and more (docs/answers.md)."
+        ),
+    )
     answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
@@ -61,7 +108,19 @@ class Settings(BaseSettings):
     batch_size: int = Field(32, ge=1, le=4096, description="Texts embedded at once.")
     max_pixels: int = Field(100_000_000, ge=1, description="Largest picture that is decoded.")
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
+    max_video_seconds: int = Field(6 * 3_600, ge=1, description="Longest video that is read.")
     max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
+
+    @field_validator("remote_models")
+    @classmethod
+    def _plain_names(cls, models: dict[str, RemoteModel]) -> dict[str, RemoteModel]:
+        for name in models:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name) or name in _BUNDLED:
+                raise ValueError(
+                    f"{name!r} cannot name a remote model: use a-z, 0-9, '.', '_' and '-', and no "
+                    "bundled model's name"
+                )
+        return models
 
     @property
     def database(self) -> str:
@@ -86,10 +145,15 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        shown = name if name in given else PREFIX + name.upper()
-        raise InvalidSettings(
-            f"setting {shown}: {first['msg']} (given: {first.get('input')!r})"
-        ) from None
+        field, *inside = (str(part) for part in first["loc"])
+        shown = ".".join([field if field in given else PREFIX + field.upper(), *inside])
+        # What was given for a remote model is not repeated: someone may have put a key there.
+        given_value = "" if name.startswith("remote_models") else f" (given: {first['input']!r})"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidSettings(f"setting {shown}: {reason}{given_value}") from None
+    except SettingsError as error:
+        field = next((f for f in Settings.model_fields if f'"{f}"' in str(error)), "")
+        raise InvalidSettings(f"setting {PREFIX}{field.upper()} is not JSON") from None
 
 
 def as_markdown() -> str:

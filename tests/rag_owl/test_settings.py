@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from rag_owl import settings
 from rag_owl.errors import InvalidSettings
+from rag_owl.model import registry
 from rag_owl.settings import read_settings
 
 
@@ -39,3 +42,39 @@ def test_the_database_lies_in_the_data_folder(tmp_path: Path) -> None:
     assert read_settings(data=tmp_path).database == f"sqlite:///{tmp_path}/rag_owl.db"
     url = "postgresql+psycopg://localhost/owl"
     assert read_settings(database_url=url).database == url
+
+
+REMOTE = {"base_url": "http://gpu-7:8000/v1/", "model": "qwen"}
+
+
+def test_remote_models_are_read_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_OWL_REMOTE_MODELS", json.dumps({"big": REMOTE}))
+    assert read_settings().remote_models["big"].base_url == "http://gpu-7:8000/v1"
+    monkeypatch.setenv("RAG_OWL_REMOTE_MODELS", "{big")
+    with pytest.raises(InvalidSettings, match="RAG_OWL_REMOTE_MODELS is not JSON"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("owl-nano", {}, "cannot name a remote model"),
+        ("Big Model", {}, "cannot name a remote model"),
+        ("a/b", {}, "cannot name a remote model"),
+        ("big", {"api_key": "sk-secret"}, "big.api_key"),
+        ("big", {"base_url": "sk-secret"}, "http://host"),
+        ("big", {"base_url": "http://me:sk-secret@host/v1"}, "without user"),
+        ("big", {"base_url": "http://host/v1?key=sk-secret"}, "without user"),
+        ("big", {"base_url": "file:///sk-secret"}, "http://host"),
+    ],
+)
+def test_a_bad_remote_model_is_named_and_no_secret_repeated(
+    name: str, changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidSettings, match=message) as raised:
+        read_settings(remote_models={name: {**REMOTE, **changed}})
+    assert "sk-secret" not in str(raised.value)
+
+
+def test_no_remote_model_takes_a_bundled_name() -> None:
+    assert set(settings._BUNDLED) == set(registry.names())
