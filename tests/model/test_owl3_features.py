@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,78 @@ def test_only_what_is_missing_is_encoded_and_the_order_stays(tmp_path: Path):
     assert max(map(len, asked)) == 16
     whole = MODEL.remember(pixels(list(range(20))))
     assert torch.allclose(memory.features, whole.features, atol=1e-5)
+
+
+def test_the_budget_holds_when_two_processes_write(tmp_path: Path):
+    """Another writes while this one does: never more than the budget, and most of it is used."""
+    probe = FeatureStore(tmp_path / "probe", LARGE)
+    probe.remember(MODEL, ["x1"], pixels)
+    folder, budget = tmp_path / "store", int(20.5 * probe.nbytes)
+    program = (
+        "import sys, torch\n"
+        "from rag_owl.model.owl3.features import FeatureStore\n"
+        "from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory\n"
+        "made_by = MemoryIdentity('m', 'p')\n"
+        "store = FeatureStore(sys.argv[1], int(sys.argv[2]))\n"
+        "for i in range(60):\n"
+        "    one = VisualMemory(torch.zeros(1, 25, 64), made_by, (f'k{i}',))\n"
+        "    store.put(made_by, f'a{i}', one)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(folder), str(budget)])
+    store = FeatureStore(folder, budget)
+    most, listed = 0, 0
+    while writer.poll() is None:
+        store.put(MODEL.memory_identity, f"c{listed}", MODEL.remember(one_picture()))
+        most, listed = max(most, store.nbytes), listed + 1
+        time.sleep(0.01)
+    assert writer.wait() == 0
+    assert budget * 0.7 < most <= budget
+    assert budget * 0.7 < store.nbytes <= budget
+
+
+def test_the_files_are_listed_only_when_the_budget_is_spent(tmp_path: Path, monkeypatch):
+    store = FeatureStore(tmp_path, LARGE)
+    listings = []
+    count = store._counted
+    monkeypatch.setattr(store, "_counted", lambda: listings.append(1) or count())
+    one = MODEL.remember(one_picture()).to_storage("bfloat16")
+    for i in range(30):
+        store.put(MODEL.memory_identity, f"k{i}", one)
+    assert len(listings) == 1  # the first writer
+    store.max_bytes = 64 * store.nbytes // 30
+    for i in range(30, 200):
+        store.put(MODEL.memory_identity, f"k{i}", one)
+    assert len(listings) < 60
+    assert 50 <= len(store) <= 64
+    (tmp_path / "ledger").write_text("no number")  # its writer was killed
+    store.put(MODEL.memory_identity, "new", one)
+    assert len(listings) < 62
+    assert abs(int((tmp_path / "ledger").read_text()) - store.nbytes) < 1_024
+
+
+def test_unfinished_files_of_writers_that_are_gone_are_removed(tmp_path: Path):
+    store = FeatureStore(tmp_path, LARGE)
+    store.remember(MODEL, ["aa11"], pixels)
+    folder = store._path(MODEL.memory_identity, "aa11").parent
+    (folder / ".aa22.safetensors.0123").write_text("half")
+    os.utime(folder / ".aa22.safetensors.0123", (1000, 1000))
+    (folder / ".aa33.safetensors.0123").write_text("still being written")
+    store._counted()
+    assert sorted(path.name[:5] for path in folder.iterdir()) == [".aa33", "aa11."]
+
+
+def test_a_disk_that_refuses_costs_time_and_no_answer(tmp_path: Path, caplog):
+    store = FeatureStore(tmp_path, LARGE)
+    (tmp_path / "ledger").mkdir()  # nobody can write it, root neither
+    with pytest.raises(DataFolderError, match="RAG_OWL_FEATURES_BYTES"):
+        store.put(MODEL.memory_identity, "aa11", MODEL.remember(one_picture()))
+    memory = store.remember(MODEL, ["aa11", "bb22", "aa11"], pixels)
+    assert memory.ids[0] == memory.ids[2]
+    assert "cannot be written" in caplog.text
+    assert len(store) == 0
+
+
+def test_a_damaged_file_that_cannot_be_deleted_counts_as_not_there(tmp_path: Path):
+    store = FeatureStore(tmp_path, LARGE)
+    store._path(MODEL.memory_identity, "aa11").mkdir(parents=True)
+    assert store.get(MODEL.memory_identity, "aa11") is None
