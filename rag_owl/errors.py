@@ -11,10 +11,16 @@
     │   └── DataFolderBusy      another process holds the data folder and does not let go
     ├── DataFolderError     the folder cannot be used: read-only, full, a newer schema
     │   └── CorruptData         a file's checksum or shape is not what its manifest says
-    └── ModelError          a model cannot be loaded or failed while it ran
-        ├── ModelNotFound       no model of that name here
-        ├── InvalidCheckpoint   files of a model that are missing, damaged or of another family
-        └── OutOfMemory         this request was too large for the device; the process lives on
+    ├── ModelError          a model cannot be loaded or failed while it ran
+    │   ├── ModelNotFound       no model of that name here
+    │   ├── InvalidCheckpoint   files of a model that are missing, damaged or of another family
+    │   ├── OutOfMemory         this request was too large for the device; the process lives on
+    │   └── RemoteModelError    a model's server failed, refused, or said what cannot be read
+    │       ├── RemoteModelBusy     it is overloaded; may say when to come again
+    │       └── RemoteModelTimeout  it took no call, or fell silent
+    ├── Forbidden           the caller's key does not allow it
+    ├── Busy                too much is waiting already; says when to try again
+    └── Cancelled           whoever wanted it has gone away
 
 Every message says what is wrong, with which input, and what to do. Nothing here knows of HTTP;
 `rag_owl.api.errors` maps the tree to statuses.
@@ -80,4 +86,32 @@ class InvalidCheckpoint(ModelError):
 
 
 class OutOfMemory(ModelError):
+    pass
+
+
+class Forbidden(RagOwlError):
+    pass
+
+
+class Busy(RagOwlError):
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
+
+
+class Cancelled(RagOwlError):
+    pass
+
+
+class RemoteModelError(ModelError):
+    pass
+
+
+class RemoteModelBusy(RemoteModelError):
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds, where the server said so
+
+
+class RemoteModelTimeout(RemoteModelError):
     pass

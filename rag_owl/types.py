@@ -145,6 +145,29 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier question of the same conversation, and what was answered."""
+
+    question: str  # in the user's words
+    reading: str  # the same, understood without what went before it
+    text: str
+    short: str | None = None
+    abstained: bool = False
+    pictures: tuple[str, ...] = ()  # blob keys
+    video: str | None = None
+    cited: tuple[str, ...] = ()  # item ids
+    titles: tuple[str, ...] = ()  # of the cited items, in the order of their citations
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the model itself counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     collection: str
     text: str
@@ -153,6 +176,12 @@ class Question:
     k: int = 5
     channels: tuple[Channel, ...] | None = None  # only these searches; None: all that fit
     video: str | None = None  # blob key of the user's own video
+    conversation_id: str | None = None
+    history: tuple[Turn, ...] = ()  # the conversation so far, oldest first
+    words: str | None = None  # the user's own, where `text` is how a follow-up was understood
+    exclude_items: tuple[str, ...] = ()  # item ids that must not be shown to the model
+    max_tokens: int | None = None  # the longest answer; None: as the settings say
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +243,7 @@ class Draft:
     moments: tuple[Moment, ...] = ()
     left_out: tuple[str, ...] = ()  # ids of sources that the model was not shown, or not whole
     notes: tuple[str, ...] = ()  # what the reader should know, as whole sentences
+    usage: Usage | None = None  # None: the model does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +292,10 @@ class Answer:
     video: str | None = None  # blob key
     moments: tuple[Moment, ...] = ()  # what rests on that video, and where in it
     notes: tuple[str, ...] = ()  # such as: a picture could not be read and was left out
+    conversation_id: str | None = None
+    reading: str | None = None  # how a follow-up was understood, where that differs
+    sources: tuple[str, ...] = ()  # item ids that the model was shown: sources[i] is marker [i+1]
+    exclude_items: tuple[str, ...] = ()
+    usage: Usage | None = None
+    rating: int | None = None  # -1, 0 or 1, by the user
+    rating_comment: str | None = None
