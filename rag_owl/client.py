@@ -54,6 +54,7 @@ class RagOwl:
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
+            max_video_seconds=settings.max_video_seconds,
             max_bytes=settings.max_bytes,
         )
         self.models = Models(settings, self.blobs, self.folder)

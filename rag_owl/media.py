@@ -30,6 +30,8 @@ class Limits:
     max_pixels: int = 100_000_000  # of one picture, width x height
     max_pages: int = 5_000  # of one PDF
     max_bytes: int = 4 * 2**30  # of one file that becomes one document
+    max_video_seconds: int = 6 * 3_600  # of one video
+    max_frame_pixels: int = 40_000_000  # of one frame of a video; 8K has 33 million
     max_picture_bytes: int = 512 * 2**20  # encoded
     max_row_bytes: int = 32 * 2**20  # one line of a JSONL file, one record of a CSV file
     max_markup_bytes: int = 64 * 2**20  # HTML and Markdown are parsed as a whole
@@ -47,6 +49,18 @@ PICTURE_FORMATS = {  # media type -> Pillow's name of the one decoder that may r
     "image/gif": "GIF",
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
+}
+VIDEO_FORMATS = {  # media type -> FFmpeg's name of the one demuxer that may read it
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
+    "video/webm": "webm",
+    "video/x-matroska": "matroska",
+    "video/x-msvideo": "avi",
+    "video/mpeg": "mpeg",
+    "video/mp2t": "mpegts",
+    "video/x-flv": "flv",
+    "video/ogg": "ogg",
+    "video/x-ms-asf": "asf",
 }
 TEXT_TYPES_BY_SUFFIX = {
     ".md": "text/markdown",
@@ -75,8 +89,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xfd7zXZ\0", "application/x-xz"),
     (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
     (b"Rar!\x1a\x07", "application/vnd.rar"),
-    (b"\x1aE\xdf\xa3", "video/x-matroska"),
-    (b"OggS", "application/ogg"),
+    (b"\0\0\1\xba", "video/mpeg"),
+    (b"FLV\1", "video/x-flv"),
+    (b"0&\xb2u\x8ef\xcf\x11", "video/x-ms-asf"),
     (b"ID3", "audio/mpeg"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
     (b"SQLite format 3\0", "application/vnd.sqlite3"),
@@ -112,7 +127,20 @@ def sniff(head: bytes, name: str) -> str:
         brand = head[8:12]
         if brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
             return "image/heic"
-        return "image/avif" if brand in (b"avif", b"avis") else "video/mp4"
+        if brand in (b"avif", b"avis"):
+            return "image/avif"
+        if brand in (b"M4A ", b"M4B ", b"M4P "):
+            return "audio/mp4"
+        return "video/quicktime" if brand == b"qt  " else "video/mp4"
+    if head[4:8] in (b"moov", b"mdat", b"wide") and head[:3] < b"\0\0\x10":
+        return "video/quicktime"  # before there was an ftyp
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
+    if head.startswith(b"OggS"):
+        video = b"\x80theora" in head[:4096] or b"OVP80" in head[:4096]
+        return "video/ogg" if video else "application/ogg"
+    if len(head) > 3 * 188 and {head[0], head[188], head[376], head[564]} == {0x47}:
+        return "video/mp2t"
     if b"%PDF-" in head[:1024]:
         return "application/pdf"
     try:
