@@ -79,7 +79,11 @@ class Settings(BaseSettings):
         "all-MiniLM-L6-v2",
         description="Text embedder of new collections: any sentence-transformers name.",
     )
-    picture_embedder: str = Field("descriptor", description="Picture embedder of new collections.")
+    picture_embedder: str = Field(
+        "owl-nano-eyes",
+        description="Picture embedder of new collections: `owl-nano-eyes`, `descriptor`, or any "
+        "multimodal sentence-transformers name.",
+    )
     index_type: Literal["auto", "flat", "hnsw", "ivf"] = Field(
         "auto", description="Vector index of new collections; `auto` chooses by size."
     )
@@ -110,6 +114,48 @@ class Settings(BaseSettings):
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
     max_video_seconds: int = Field(6 * 3_600, ge=1, description="Longest video that is read.")
     max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
+
+    host: str = Field(
+        "127.0.0.1", description="Where `serve` listens. Any but loopback needs a key first."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Its port; 0: any that is free.")
+    require_key: bool = Field(
+        False, description="Ask for a key on loopback too, as behind a proxy that strangers reach."
+    )
+    allowed_hosts: str = Field(
+        "", description="Further `Host` names of the service, with commas; then a key is needed."
+    )
+    cors_origins: str = Field(
+        "", description="Origins whose pages may call the service, with commas."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses whose `X-Forwarded-For` is believed, with commas."
+    )
+    key_rate: str = Field("1200/minute", description="Requests of one key.")
+    address_rate: str = Field("2400/minute", description="Requests from one address.")
+    rate_storage: str = Field(
+        "memory://", description="Where they are counted; `redis://…` for several processes."
+    )
+    waiting_questions: int = Field(
+        32, ge=0, description="Questions that wait for the model; more are told to come later."
+    )
+    question_pictures: int = Field(16, ge=0, description="Pictures of one question over HTTP.")
+    max_request_bytes: int = Field(
+        16 * 2**20, ge=1024, description="Largest request over HTTP that is no upload."
+    )
+    max_upload_bytes: int = Field(8 * 2**30, ge=1, description="Largest upload, all its files.")
+    max_upload_files: int = Field(1_000, ge=1, description="Files of one upload.")
+    allow_url_ingest: bool = Field(False, description="Whether documents may be given by URL.")
+    url_bytes: int = Field(64 * 2**20, ge=1, description="Largest document fetched by URL.")
+    url_seconds: float = Field(60.0, gt=0, description="Longest fetch of one, with redirects.")
+    job_runner: Literal["process", "thread", "none"] = Field(
+        "process",
+        description="Where `serve` works jobs: a process beside it, itself, or elsewhere alone.",
+    )
+    shutdown_seconds: int = Field(
+        30, ge=0, description="How long `serve` lets running answers finish when it is stopped."
+    )
+    log_format: Literal["json", "text"] = Field("json", description="Of the log of `serve`.")
 
     @field_validator("remote_models")
     @classmethod
@@ -168,7 +214,7 @@ def as_markdown() -> str:
         "|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
+        default = "" if field.default in (None, "") else f"`{field.default}`"
         variable = f"`{PREFIX}{name.upper()}`"
         lines.append(f"| `{name}` | {variable} | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
