@@ -328,12 +328,21 @@ def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql(f"BEGIN {kind}")
 
 
+def _session(engine: Engine) -> Session:
+    """Limited to the collections that the engine may see, where it is: `rag_owl.visibility`."""
+    if "visible_collections" not in engine.get_execution_options():
+        return Session(engine)
+    from rag_owl.visibility import LimitedSession  # which knows the tables above
+
+    return LimitedSession(engine)
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
     """One consistent view of the database, as of its first query."""
     if engine.dialect.name == "postgresql":  # where every statement would have a view of its own
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
-    with Session(engine) as session, _storage_errors(engine):
+    with _session(engine) as session, _storage_errors(engine):
         yield session
 
 
@@ -341,7 +350,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 def writing(engine: Engine) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back by any exception."""
     session_engine = engine.execution_options(writes=True)
-    with _storage_errors(engine), Session(session_engine) as session, session.begin():
+    with _storage_errors(engine), _session(session_engine) as session, session.begin():
         yield session
 
 
