@@ -75,3 +75,10 @@ class Rememberer(Protocol):
     def remember_picture(self, key: str) -> bool:
         """Store what its vision computes of the blob; whether it is stored now."""
         ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """An answerer that takes `Question.video` as a video; others are shown a few pictures of it."""
+
+    watches_video: bool
