@@ -114,6 +114,20 @@ class Settings(BaseSettings):
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
     max_video_seconds: int = Field(6 * 3_600, ge=1, description="Longest video that is read.")
     max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
+    decode_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Longest time for decoding one piece: a picture, a page, a stretch of video.",
+    )
+    decode_memory: int = Field(
+        2 * 2**30,
+        ge=256 * 2**20,
+        description="Memory of one decoder's process, in bytes of data.",
+    )
+    decoders: int = Field(
+        2, ge=1, le=64, description="Pictures of questions decoded at the same time."
+    )
 
     host: str = Field(
         "127.0.0.1", description="Where `serve` listens. Any but loopback needs a key first."
