@@ -34,15 +34,21 @@ class RagOwlError(Exception):
 
 
 class InvalidInput(RagOwlError):
-    pass
+    field: str | None = None
+    """Which of the things given it is about, by its name over HTTP; None: not said."""
+
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        if field is not None:
+            self.field = field
 
 
 class InvalidQuestion(InvalidInput):
-    pass
+    field = "question"
 
 
 class InvalidFilter(InvalidInput):
-    pass
+    field = "filters"
 
 
 class InvalidSettings(InvalidInput):

@@ -6,13 +6,14 @@ import re
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, GenerationRow, ItemRow, RevisionRow
 from rag_owl.errors import InvalidInput, NotFound
 from rag_owl.store import names
+from rag_owl.visibility import visible
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -61,12 +62,22 @@ def get(session: Session, name: str) -> Collection:
     return Collection(row.key, name, row.version)
 
 
-def get_or_create(session: Session, name: str) -> Collection:
+def check_name(name: str, field: str = "name") -> None:
+    """Raises `InvalidInput` for what cannot name a collection."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"{name!r} cannot name a collection: use 1 to 63 of a-z, 0-9, '-' and '_', "
-            "beginning with a letter or digit."
+            "beginning with a letter or digit.",
+            field,
         )
+
+
+def get_or_create(session: Session, name: str) -> Collection:
+    """Raises `InvalidInput`, and `NotFound` where the session may not see one of that name."""
+    check_name(name)
+    allowed = visible(session)
+    if allowed is not None and name not in allowed:
+        return get(session, name)  # which says that there is none, whether there is or not
     # Two processes may make it at once; neither may fail for that.
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
@@ -78,10 +89,32 @@ def get_or_create(session: Session, name: str) -> Collection:
 
 
 def list_all(session: Session) -> list[CollectionInfo]:
+    return list_page(session, limit=None)
+
+
+def info(session: Session, name: str) -> CollectionInfo:
+    """Raises `NotFound`."""
+    key = get(session, name).key
+    return _infos(session, CollectionRow.key == key, None)[0]
+
+
+def list_page(session: Session, after: str = "", limit: int | None = 100) -> list[CollectionInfo]:
+    """By name; `after`: the name that the page before ended with."""
+    return _infos(session, CollectionRow.name > after, limit)
+
+
+def _infos(
+    session: Session, condition: ColumnElement[bool], limit: int | None
+) -> list[CollectionInfo]:
+    rows = session.scalars(
+        select(CollectionRow).where(condition).order_by(CollectionRow.name).limit(limit)
+    ).all()
+    keys = [row.key for row in rows]
+    of_these = RevisionRow.collection_key.in_(keys)
     documents = dict(
         session.execute(
             select(RevisionRow.collection_key, func.count())
-            .where(RevisionRow.current)
+            .where(RevisionRow.current, of_these)
             .group_by(RevisionRow.collection_key)
         ).all()
     )
@@ -89,12 +122,12 @@ def list_all(session: Session) -> list[CollectionInfo]:
         session.execute(
             select(RevisionRow.collection_key, func.count())
             .join(ItemRow, ItemRow.revision_key == RevisionRow.key)
-            .where(RevisionRow.current)
+            .where(RevisionRow.current, of_these)
             .group_by(RevisionRow.collection_key)
         ).all()
     )
     found = []
-    for row in session.scalars(select(CollectionRow).order_by(CollectionRow.name)):
+    for row in rows:
         generation = live_generation(session, row.key)
         found.append(
             CollectionInfo(
