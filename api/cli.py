@@ -163,6 +163,9 @@ def ask(
     collection: Collection,
     question: Annotated[str, typer.Argument(help="The question.")],
     image: Images = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", help="A video that the question is about.")
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", help="The answering model; repeated, all are asked."),
@@ -177,7 +180,15 @@ def ask(
 
     with _open(data) as owl:
         answers = [
-            owl.ask(collection, question, list(image or []), _filters(filter), k, name or None)
+            owl.ask(
+                collection,
+                question,
+                list(image or []),
+                _filters(filter),
+                k,
+                name or None,
+                video=video,
+            )
             for name in (model or [""])
         ]
     if as_json:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
 from rag_owl import context as contexts
 from rag_owl import db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
-from rag_owl.ports import Answerer, Retriever
+from rag_owl.ports import Answerer, Retriever, Watcher
 from rag_owl.settings import MOST_ITEMS
 from rag_owl.store import answers, collections, filters
 from rag_owl.store.names import is_storable
@@ -27,6 +27,7 @@ class Parts:
     retriever: Retriever
     answerer: Answerer
     context_characters: int
+    stills: Callable[[str], Sequence[str]]  # a few pictures, as blob keys, of a video blob
 
 
 def answer_question(
@@ -38,9 +39,19 @@ def answer_question(
     Raises `InvalidQuestion`, `NotFound` for an unknown collection, `InvalidFilter`, `ModelError`.
     """
     check(question)
-    retrieved = parts.retriever.retrieve(question)
-    context = contexts.interleave(retrieved, question, parts.context_characters)
+    pictured = question
+    if question.video is not None:
+        stills = parts.stills(question.video)
+        pictured = replace(question, pictures=(*question.pictures, *stills))
+    retrieved = parts.retriever.retrieve(pictured)
+    watches = isinstance(parts.answerer, Watcher) and parts.answerer.watches_video
+    shown = question if watches else pictured
+    context = contexts.interleave(retrieved, shown, parts.context_characters)
     draft = parts.answerer.answer(context, on_text)
+    context = replace(context, question=question)
+    if shown.pictures != question.pictures:
+        note = f"{draft.model} watches no videos: it was shown {len(stills)} pictures of yours."
+        draft = replace(draft, notes=(*draft.notes, note))
     with db.writing(parts.engine) as session:
         collection = collections.get(session, question.collection)
         generation = collections.live_generation(session, collection.key)

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 
 from sqlalchemy import Engine
 
-from rag_owl import db, media
+from rag_owl import db, media, own_video
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
@@ -33,7 +33,7 @@ from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Document, Item, Job, Question, Retrieved
 
 PictureInput: TypeAlias = str | os.PathLike[str] | bytes
-"""A picture of a question: a file's path, or its encoded bytes."""
+"""A picture or video of a question: a file's path, or its encoded bytes."""
 
 
 class RagOwl:
@@ -188,20 +188,25 @@ class RagOwl:
         k: int | None = None,
         model: str | None = None,
         on_text: Callable[[str], None] | None = None,
+        video: PictureInput | None = None,
     ) -> Answer:
         """Answer from the collection alone, with the exact evidence.
 
         images: files or bytes, shown to the model with the question. filters: DESIGN's metadata
         filters, as in `{"field": "year", "op": ">=", "value": 1990}`. on_text: gets the answer's
-        text as it comes.
+        text as it comes. video: a file or bytes, shown as frames with their times; a model that
+        watches no videos gets four pictures of it, and the answer says so.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
         """
         asked = self._question(collection, question, images, filters, k)
+        if video is not None:
+            asked = replace(asked, video=own_video.keep_video(self.blobs, video, self._limits))
         parts = Parts(
             self.engine,
             self._retriever,
             self.models.answerer(model),
             self.settings.context_characters,
+            lambda key: own_video.stills(self.blobs, key, self._limits),
         )
         return answer_question(asked, parts, on_text)
 

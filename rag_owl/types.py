@@ -103,6 +103,7 @@ class Item:
     picture: str | None = None  # blob key
     text_boxes: tuple[TextBox, ...] = ()
     metadata: Metadata = field(default_factory=dict)
+    video: str | None = None  # of a stretch of video: the whole film, as a blob key
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ _COLUMNS = (
         ItemRow.picture,
         ItemRow.text_boxes,
         RevisionRow.properties,
+        RevisionRow.blob,
     )
     .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
     .join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
@@ -134,6 +135,7 @@ def _item(row: Any) -> Item:
         picture=row[11],
         text_boxes=locations.load_boxes(row[12]),
         metadata=row[13],
+        video=row[14] if row[6] == "video" else None,
     )
 
 
