@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from rag_owl.db import CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
 from rag_owl.store import names, segments, words
+from rag_owl.store.filters import condition as metadata_matches
 from rag_owl.types import Document
 
 Outcome = Literal["added", "updated", "unchanged"]
@@ -337,13 +338,48 @@ def get(session: Session, collection_key: int, document_id: str) -> Document:
     return _document(row)
 
 
+def content(session: Session, collection_key: int, document_id: str) -> tuple[Document, str | None]:
+    """The document and the blob of its file; None: it was a row of one. Raises `NotFound`."""
+    found = get(session, collection_key, document_id)
+    blob = session.scalar(
+        select(RevisionRow.blob)
+        .join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
+        .where(DocumentRow.id == document_id, RevisionRow.current)
+    )
+    return found, blob
+
+
+def origin(session: Session, collection_key: int, document_id: str) -> str:
+    """Where it came from: other bytes from there are its next revision. Raises `NotFound`."""
+    names.check("document", document_id)
+    found = session.scalar(
+        select(DocumentRow.origin).where(
+            DocumentRow.collection_key == collection_key, DocumentRow.id == document_id
+        )
+    )
+    if found is None:
+        raise NotFound(f"no document {document_id!r} in this collection")
+    return found
+
+
 def list_page(
-    session: Session, collection_key: int, after: int = 0, limit: int = 100
+    session: Session,
+    collection_key: int,
+    after: int = 0,
+    limit: int = 100,
+    filters: Mapping[str, Any] | None = None,
 ) -> list[tuple[int, Document]]:
-    """(key, document), oldest first; `after`: the key that the page before ended with."""
+    """(key, document), oldest first; `after`: the key that the page before ended with.
+
+    Raises `InvalidFilter`.
+    """
     rows = session.execute(
         _documents()
-        .where(DocumentRow.collection_key == collection_key, DocumentRow.key > after)
+        .where(
+            DocumentRow.collection_key == collection_key,
+            DocumentRow.key > after,
+            metadata_matches(session, filters),
+        )
         .order_by(DocumentRow.key)
         .limit(limit)
     )

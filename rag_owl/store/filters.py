@@ -46,8 +46,7 @@ def item_keys(
     session: Session, collection_key: int, splitter: int, filters: Mapping[str, Any]
 ) -> list[int]:
     """Sorted keys of the current items whose document matches. Raises `InvalidFilter`."""
-    check(filters)
-    matches = _compile(filters, session.get_bind().dialect.name)
+    matches = condition(session, filters)
     return list(
         session.scalars(
             select(ItemRow.key)
@@ -61,6 +60,14 @@ def item_keys(
             .order_by(ItemRow.key)
         )
     )
+
+
+def condition(session: Session, filters: Mapping[str, Any] | None) -> ColumnElement[bool]:
+    """Whether a `RevisionRow`'s metadata match; None or {}: always. Raises `InvalidFilter`."""
+    if filters is None or filters == {}:
+        return true()
+    check(filters)
+    return _compile(filters, session.get_bind().dialect.name)
 
 
 # --- what a filter may be -------------------------------------------------------------------------

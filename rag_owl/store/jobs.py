@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
@@ -17,6 +17,7 @@ from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
+SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Claim:
     collection_key: int
     parameters: Mapping[str, Any]
     scanned: bool
+    interrupted: bool = False  # who had it before did not let go of it: killed, or no power
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,21 @@ class JobInput:
     path: str
     companion: str | None
     companion_name: str = ""
-    next_row: int = 0
+    next_row: int = 0  # below 0: of a file without rows, how many documents are stored
+    attempts: int = 0  # interruptions since anything of it was stored
 
 
 def create(
-    session: Session, collection_key: int, kind: str, parameters: Mapping[str, Any]
+    session: Session,
+    collection_key: int,
+    kind: str,
+    parameters: Mapping[str, Any],
+    key_id: str | None = None,
 ) -> tuple[str, bool]:
-    """(job id, whether it is new): asked again while the same job is unfinished, one joins it."""
+    """(job id, whether it is new): asked again while the same job is unfinished, one joins it.
+
+    key_id: of the key that begins it over HTTP.
+    """
     # One at a time for each collection, so that two who ask at once share one job.
     session.execute(
         select(CollectionRow.key).where(CollectionRow.key == collection_key).with_for_update()
@@ -66,6 +76,7 @@ def create(
         state="queued",
         parameters=dict(parameters),
         created_at=time.time(),
+        key_id=key_id,
     )
     session.add(row)
     session.flush()
@@ -89,6 +100,7 @@ def claim_next(session: Session, worker: str) -> Claim | None:
     )
     if row is None:
         return None
+    interrupted = row.state == "running"
     row.state, row.worker, row.heartbeat_at = "running", worker, time.time()
     row.fence += 1
     collection = session.get_one(CollectionRow, row.collection_key)
@@ -100,7 +112,13 @@ def claim_next(session: Session, worker: str) -> Claim | None:
         row.collection_key,
         row.parameters,
         row.scanned,
+        interrupted,
     )
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Let go of a job that is not finished; whoever claims it next goes on with it."""
+    _update(session, claim, state="queued")
 
 
 def advance(session: Session, claim: Claim, **counters: int) -> bool:
@@ -173,9 +191,48 @@ def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[J
         .limit(limit)
     )
     return [
-        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row)
+        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row, r.attempts)
         for r in rows
     ]
+
+
+def suspect(session: Session, claim: Claim) -> bool:
+    """After an interruption: whether it was not the first at this place.
+
+    Then something that is read here may be what ends the process.
+    """
+    row = session.scalar(
+        select(JobInputRow)
+        .where(JobInputRow.job_id == claim.job_id, ~JobInputRow.done)
+        .order_by(JobInputRow.position)
+        .limit(1)
+    )
+    if row is None or row.attempts:
+        return row is not None
+    row.attempts = 1
+    return False
+
+
+def begin_attempt(session: Session, claim: Claim, position: int) -> None:
+    """Said before an input is read that may end the process."""
+    session.execute(
+        update(JobInputRow)
+        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
+        .values(attempts=JobInputRow.attempts + 1)
+    )
+
+
+def progressed(session: Session, claim: Claim, position: int) -> None:
+    """Something of an input was stored: what interruptions there were are not its doing."""
+    session.execute(
+        update(JobInputRow)
+        .where(
+            JobInputRow.job_id == claim.job_id,
+            JobInputRow.position == position,
+            JobInputRow.attempts != 0,
+        )
+        .values(attempts=0)
+    )
 
 
 def input_done(session: Session, claim: Claim, positions: Sequence[int]) -> None:
@@ -188,7 +245,7 @@ def input_done(session: Session, claim: Claim, positions: Sequence[int]) -> None
 
 
 def input_at_row(session: Session, claim: Claim, position: int, next_row: int) -> None:
-    """Rows before `next_row` of this file are stored."""
+    """Rows before `next_row` of this file are stored, or that many of its documents (negative)."""
     session.execute(
         update(JobInputRow)
         .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
@@ -217,12 +274,87 @@ def recent(session: Session, limit: int = 50) -> list[Job]:
     return list(_jobs(session, JobRow.id.is_not(None), limit))
 
 
-def _jobs(session: Session, condition: ColumnElement[bool], limit: int = 1) -> Iterator[Job]:
+def list_page(
+    session: Session,
+    collection: str | None = None,
+    states: Sequence[str] = (),
+    before: tuple[float, str] | None = None,
+    limit: int = 50,
+) -> list[Job]:
+    """Newest first, with few of the skipped; `before`: (created_at, id) that the last page ended
+    with; `states`: these alone; none: all."""
+    conditions = [true()]
+    if collection is not None:
+        conditions.append(CollectionRow.name == collection)
+    if states:
+        conditions.append(JobRow.state.in_(states))
+    if before is not None:
+        at, job_id = before
+        earlier = and_(JobRow.created_at == at, JobRow.id < job_id)
+        conditions.append(or_(JobRow.created_at < at, earlier))
+    return list(_jobs(session, and_(*conditions), limit, shown=SKIPPED_LISTED))
+
+
+def several(session: Session, ids: Sequence[str]) -> dict[str, Job]:
+    """Those of the jobs that exist, with few of the skipped."""
+    found = _jobs(session, JobRow.id.in_(ids), len(ids), shown=SKIPPED_LISTED)
+    return {job.id: job for job in found}
+
+
+def skipped_page(
+    session: Session, job_id: str, after: int = 0, limit: int = 100
+) -> list[tuple[int, Skipped]]:
+    """(key, what was skipped), in order; `after`: the key that the page before ended with.
+
+    Raises `NotFound` for an unknown job.
+    """
+    names.check("job", job_id)
+    if session.scalar(select(JobRow.id).where(JobRow.id == job_id)) is None:
+        raise NotFound(f"no job {job_id!r}")
+    rows = session.execute(
+        select(SkippedRow.key, SkippedRow.name, SkippedRow.reason)
+        .where(SkippedRow.job_id == job_id, SkippedRow.key > after)
+        .order_by(SkippedRow.key)
+        .limit(limit)
+    )
+    return [(key, Skipped(name, reason)) for key, name, reason in rows]
+
+
+def retry(session: Session, job_id: str) -> str:
+    """The id of the job that does it again: itself where it goes on from where it stopped.
+
+    A job that was done begins anew as another, over the same paths; an upload is not kept for that.
+    Raises `NotFound`, `Conflict`.
+    """
+    names.check("job", job_id)
+    row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
+    if row is None:
+        raise NotFound(f"no job {job_id!r}")
+    if row.state in ("queued", "running"):
+        raise Conflict(f"job {job_id} is not finished; wait for it or cancel it")
+    if row.state == "done":
+        if "upload" in row.parameters:
+            raise Conflict(f"job {job_id} is done; upload again what it skipped")
+        return create(session, row.collection_key, row.kind, row.parameters, row.key_id)[0]
+    row.state, row.error, row.finished_at = "queued", None, None
+    row.cancel_requested = False
+    session.execute(
+        update(JobInputRow)
+        .where(JobInputRow.job_id == job_id, ~JobInputRow.done)
+        .values(attempts=0)
+    )
+    session.flush()
+    return row.id
+
+
+def _jobs(
+    session: Session, condition: ColumnElement[bool], limit: int = 1, shown: int = SKIPPED_SHOWN
+) -> Iterator[Job]:
     rows = session.execute(
         select(JobRow, CollectionRow.name)
         .join(CollectionRow, CollectionRow.key == JobRow.collection_key)
         .where(condition)
-        .order_by(JobRow.created_at.desc())
+        .order_by(JobRow.created_at.desc(), JobRow.id.desc())
         .limit(limit)
     ).all()
     for row, collection in rows:
@@ -230,8 +362,8 @@ def _jobs(session: Session, condition: ColumnElement[bool], limit: int = 1) -> I
             select(SkippedRow.name, SkippedRow.reason)
             .where(SkippedRow.job_id == row.id)
             .order_by(SkippedRow.key)
-            .limit(SKIPPED_SHOWN)
-        )
+            .limit(shown)
+        ) if row.skipped else ()  # fmt: skip
         yield Job(
             id=row.id,
             kind=row.kind,
