@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rag_owl.errors import ModelNotFound
 from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, TextEmbedder
+from rag_owl.settings import RemoteModel
 
 SENTENCES, NANO = "sentences", "owl-nano"
 NANO_EYES = "owl-nano-eyes"  # as picture embedder
@@ -22,12 +23,14 @@ class Surroundings:
     features: Path  # the folder of remembered pictures
     features_bytes: int
     answer_tokens: int  # the longest answer
+    remote: Mapping[str, RemoteModel] = field(default_factory=dict)  # those behind servers
 
 
 def load_answerer(name: str, around: Surroundings) -> Answerer:
-    """The answerer of that name, ready to be asked: a bundled one, a model folder or a hub id.
+    """The answerer of that name, ready to be asked: bundled, remote, a model folder or a hub id.
 
-    Raises `ModelNotFound`, and `InvalidCheckpoint` for files that are damaged or of another family.
+    Raises `ModelNotFound`, `InvalidSettings` for a remote model without its key, and
+    `InvalidCheckpoint` for files that are damaged or of another family.
     """
     if name == SENTENCES:
         from rag_owl.model.sentences import SentencesAnswerer
@@ -37,11 +40,16 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
         from rag_owl.model.nano import NanoAnswerer
 
         return NanoAnswerer.load(around.blobs)
+    if name in around.remote:
+        from rag_owl.model.remote import RemoteAnswerer
+
+        remote = around.remote[name]
+        return RemoteAnswerer(name, remote, around.blobs, answer_tokens=around.answer_tokens)
     # A plain word is a misspelt name, not a hub id; those have an owner.
     if "/" not in name and not Path(name).is_dir():
         raise ModelNotFound(
-            f"no answering model {name!r}: use {', '.join(names())}, or the folder or hub id "
-            "(owner/name) of an mPLUG-Owl3 checkpoint"
+            f"no answering model {name!r}: use {', '.join([*names(), *around.remote])}, or the "
+            "folder or hub id (owner/name) of an mPLUG-Owl3 checkpoint"
         )
     from rag_owl.model.owl3.answerer import Owl3Answerer
     from rag_owl.model.owl3.features import FeatureStore

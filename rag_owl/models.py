@@ -29,6 +29,7 @@ class Models:
             folder / "features",
             settings.features_bytes,
             settings.answer_tokens,
+            settings.remote_models,
         )
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
