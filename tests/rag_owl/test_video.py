@@ -9,7 +9,8 @@ import pytest
 
 from rag_owl.errors import UnreadableMedia
 from rag_owl.media import Limits
-from rag_owl.video import Cue, Decoder, Frame, fit, open_video
+from rag_owl.subtitles import Cue
+from rag_owl.video import Decoder, Frame, fit, open_video
 from tests.films import COLOURS, rotate_mp4, write_film
 
 
