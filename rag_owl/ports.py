@@ -61,7 +61,11 @@ class Retriever(Protocol):
 
 
 class Answerer(Protocol):
-    """A model that reads a context and answers. `on_text` gets the answer's text as it comes."""
+    """A model that reads a context and answers.
+
+    `on_text` gets the answer's text as it comes; what it raises ends the answer. While there is no
+    text it may be given an empty one, so that it can say that nobody listens any more.
+    """
 
     name: str
 
