@@ -21,6 +21,8 @@ from rag_owl.types import (
     PageLocation,
     TextBox,
     TextLocation,
+    TextTime,
+    VideoLocation,
 )
 
 SPLITTER_VERSION = 1
@@ -40,6 +42,7 @@ class ItemDraft:
     heading: str
     location: Location
     text_boxes: tuple[TextBox, ...] = ()
+    text_times: tuple[TextTime, ...] = ()
     picture: Picture | None = None
 
 
@@ -50,10 +53,12 @@ def split(loaded: Loaded) -> Iterator[ItemDraft]:
         for i, (start, end) in enumerate(spans):
             yield _passage(section, start, end, first=i == 0)
         if not spans and section.picture is not None:
+            kind: ItemKind = "picture"
             location: Location = ImageLocation()
             if section.page is not None:
-                location = PageLocation(section.page, ())
-            kind: ItemKind = "picture" if section.page is None else "page"
+                kind, location = "page", PageLocation(section.page, ())
+            elif section.seconds is not None:
+                kind, location = "video", VideoLocation(*section.seconds)
             yield ItemDraft(kind, None, section.heading, location, picture=section.picture)
 
 
@@ -72,7 +77,17 @@ def _passage(section: Section, start: int, end: int, first: bool) -> ItemDraft:
     if section.page is not None:
         kind = "page"
         location = PageLocation(section.page, merge_lines(runs), begins, ends)
-    return ItemDraft(kind, section.text[start:end], heading, location, runs, section.picture)
+    times: tuple[TextTime, ...] = ()
+    if section.seconds is not None:
+        kind, location = "video", VideoLocation(*section.seconds)
+        times = tuple(
+            TextTime(
+                max(t.start - start, 0), min(t.end, end) - start, t.start_seconds, t.end_seconds
+            )
+            for t in section.text_times
+            if t.start < end and start < t.end
+        )
+    return ItemDraft(kind, section.text[start:end], heading, location, runs, times, section.picture)
 
 
 def passages(text: str, by_lines: bool = False) -> list[Span]:

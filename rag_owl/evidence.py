@@ -102,6 +102,11 @@ def _locate(item: Item, start: int | None, end: int | None, attribution: Attribu
         return VideoLocation(first, last) if first <= last else place
     if start is None or end is None:
         return place
+    if isinstance(place, VideoLocation):
+        said = [t for t in item.text_times if t.start < end and t.end > start]
+        if not said:
+            return place
+        return VideoLocation(min(t.start_seconds for t in said), max(t.end_seconds for t in said))
     if isinstance(place, TextLocation):
         return TextLocation(place.start + start, place.start + end)
     if isinstance(place, PageLocation) and place.start is not None:

@@ -63,6 +63,16 @@ class TextBox:
     box: Box
 
 
+@dataclass(frozen=True, slots=True)
+class TextTime:
+    """A run of an item's text and when it is said: offsets of the item's text, seconds."""
+
+    start: int
+    end: int
+    start_seconds: float
+    end_seconds: float
+
+
 # --- what is stored -----------------------------------------------------------------------------
 
 
@@ -102,6 +112,7 @@ class Item:
     heading: str = ""
     picture: str | None = None  # blob key
     text_boxes: tuple[TextBox, ...] = ()
+    text_times: tuple[TextTime, ...] = ()  # of a stretch of video
     metadata: Metadata = field(default_factory=dict)
     video: str | None = None  # of a stretch of video: the whole film, as a blob key
 

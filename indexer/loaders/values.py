@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag_owl.types import Skipped, TextBox
+from rag_owl.types import Skipped, TextBox, TextTime
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,6 +50,8 @@ class Section:
     text_boxes: tuple[TextBox, ...] = ()  # offsets of the document's text
     picture: Picture | None = None
     unit: Literal["sentence", "line"] = "sentence"  # lines: tables, code, rows
+    seconds: tuple[float, float] | None = None  # of a film: from, to
+    text_times: tuple[TextTime, ...] = ()  # offsets of this section's text
     columns: str = ""  # the header of a table, which is in `text` only at its beginning
 
 

@@ -13,7 +13,7 @@ from rag_owl.db import DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
 from rag_owl.store import locations, names, segments, words
 from rag_owl.store.documents import OpenRevision
-from rag_owl.types import Item, ItemKind, Location, TextBox
+from rag_owl.types import Item, ItemKind, Location, TextBox, TextTime
 
 _AT_ONCE = 1_000  # keys in one IN
 
@@ -25,6 +25,7 @@ class NewItem:
     heading: str
     location: Location
     text_boxes: tuple[TextBox, ...] = ()
+    text_times: tuple[TextTime, ...] = ()
     picture: str | None = None  # blob key
     in_text: bool = True  # whether the text index gets a vector of it
     in_picture: bool = False
@@ -90,7 +91,8 @@ def _row(revision: OpenRevision, splitter: int, ordinal: int, item: NewItem) -> 
         "text": item.text,
         "heading": item.heading,
         "location": locations.dump(item.location),
-        "text_boxes": locations.dump_boxes(item.text_boxes),
+        "text_boxes": locations.dump_boxes(item.text_boxes)
+        or locations.dump_times(item.text_times),
         "picture": item.picture,
         "in_text": item.in_text,
         "in_picture": item.in_picture,
@@ -134,6 +136,7 @@ def _item(row: Any) -> Item:
         heading=row[10],
         picture=row[11],
         text_boxes=locations.load_boxes(row[12]),
+        text_times=locations.load_times(row[12]),
         metadata=row[13],
         video=row[14] if row[6] == "video" else None,
     )

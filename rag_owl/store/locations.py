@@ -11,6 +11,7 @@ from rag_owl.types import (
     PageLocation,
     TextBox,
     TextLocation,
+    TextTime,
     VideoLocation,
 )
 
@@ -40,5 +41,19 @@ def dump_boxes(boxes: tuple[TextBox, ...]) -> list[Any] | None:
     return [[b.start, b.end, *(round(edge, 4) for edge in b.box)] for b in boxes] or None
 
 
+def dump_times(times: tuple[TextTime, ...]) -> list[Any] | None:
+    return [
+        [t.start, t.end, round(t.start_seconds, 3), round(t.end_seconds, 3)] for t in times
+    ] or None
+
+
+# Both are kept in one column: runs of text with four numbers of where, or two of when.
+
+
 def load_boxes(stored: list[Any] | None) -> tuple[TextBox, ...]:
-    return tuple(TextBox(b[0], b[1], (b[2], b[3], b[4], b[5])) for b in stored or ())
+    runs = (run for run in stored or () if len(run) == 6)
+    return tuple(TextBox(b[0], b[1], (b[2], b[3], b[4], b[5])) for b in runs)
+
+
+def load_times(stored: list[Any] | None) -> tuple[TextTime, ...]:
+    return tuple(TextTime(*run) for run in stored or () if len(run) == 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rag_owl.context import interleave
 from rag_owl.evidence import verify
 from rag_owl.types import (
@@ -17,6 +19,7 @@ from rag_owl.types import (
     Retrieved,
     TextBox,
     TextLocation,
+    TextTime,
     VideoLocation,
 )
 
@@ -128,6 +131,17 @@ def test_a_video_is_cited_by_the_seconds_that_the_answer_rests_on() -> None:
         ((30.0, 40.0), (10, 20)),
     ):
         draft = Draft("It scores. [1]", (Attribution(0, 10, 0, seconds=seconds),))
+        (citation,) = verify(draft, Context(QUESTION, (film,)), 1).citations
+        assert citation.location == VideoLocation(*expected)
+
+
+def test_words_of_a_film_are_cited_by_the_seconds_of_their_subtitles() -> None:
+    text = "It is raining. Kenya is green."
+    times = (TextTime(0, 14, 10.5, 12.0), TextTime(15, 30, 17.25, 19.0))
+    film = source(text, VideoLocation(10, 20))
+    film = replace(film, item=replace(film.item, text_times=times))
+    for start, end, expected in ((15, 20, (17.25, 19)), (0, 30, (10.5, 19)), (14, 15, (10, 20))):
+        draft = Draft("x [1]", (Attribution(0, 1, 0, start, end),))
         (citation,) = verify(draft, Context(QUESTION, (film,)), 1).citations
         assert citation.location == VideoLocation(*expected)
 
