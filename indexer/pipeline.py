@@ -284,6 +284,7 @@ def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> New
         heading=draft.heading,
         location=draft.location,
         text_boxes=draft.text_boxes,
+        text_times=draft.text_times,
         picture=picture,
         in_text=bool(draft.text and draft.text.strip()),
         in_picture=embed_picture,
