@@ -157,6 +157,9 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(
         16 * 2**20, ge=1024, description="Largest request over HTTP that is no upload."
     )
+    max_question_bytes: int = Field(
+        256 * 2**20, ge=1024, description="Largest question with its pictures and its video."
+    )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="Largest upload, all its files.")
     max_upload_files: int = Field(1_000, ge=1, description="Files of one upload.")
     allow_url_ingest: bool = Field(False, description="Whether documents may be given by URL.")
