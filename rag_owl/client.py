@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,8 @@ from rag_owl.store import answers, collections, documents, items
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.store.jobs import Claim
-from rag_owl.types import Answer, Document, Item, Job, Question, Retrieved
+from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved
+from rag_owl.visibility import limited
 
 PictureInput: TypeAlias = str | os.PathLike[str] | bytes
 """A picture or video of a question: a file's path, or its encoded bytes."""
@@ -69,9 +71,12 @@ class RagOwl:
         self._runner = job_runner.Runner(engine, self.folder, self._work)
 
     @classmethod
-    def open(cls, data: str | os.PathLike[str] | None = None, **settings: Any) -> Self:
+    def open(
+        cls, data: str | os.PathLike[str] | None = None, work_jobs: bool = True, **settings: Any
+    ) -> Self:
         """Open a data folder, making or migrating it as needed, and resume its unfinished jobs.
 
+        work_jobs: False leaves them to other processes that have the folder open.
         Raises `InvalidSettings`; `DataFolderError` when the folder cannot be used;
         `DataFolderBusy` when it needs a migration and another process holds it.
         """
@@ -95,8 +100,20 @@ class RagOwl:
             engine.dispose()
             raise
         owl = cls(chosen, engine)
-        owl._runner.start()
+        if work_jobs:
+            owl._runner.start()
         return owl
+
+    def limited_to(self, names: Collection[str] | None) -> Self:
+        """The same system, in which only these collections exist; None: all of them.
+
+        It shares everything with this one, and is not closed by itself.
+        """
+        if names is None:
+            return self
+        view = copy.copy(self)
+        view.engine = limited(self.engine, names)
+        return view
 
     def close(self) -> None:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
@@ -217,9 +234,14 @@ class RagOwl:
         images: Sequence[PictureInput] = (),
         filters: Mapping[str, Any] | None = None,
         k: int | None = None,
+        channels: Sequence[Channel] | None = None,
     ) -> list[Retrieved]:
-        """The k best items for words, pictures or both, best first. Raises as `ask` does."""
+        """The k best items for words, pictures or both, best first. Raises as `ask` does.
+
+        channels: only these searches; None: all that fit.
+        """
         asked = self._question(collection, query, images, filters, k)
+        asked = replace(asked, channels=tuple(channels) if channels is not None else None)
         check(asked, needs_text=False)
         return self._retriever.retrieve(asked)
 
