@@ -1,0 +1,234 @@
+// One question and its answer: written as it streams in, then laid out with its citations.
+
+import { answerPath, call, download } from "./api.js";
+import { announce, h, icon, owl, plural, problem, replace, when } from "./dom.js";
+import { difference, placeMarkers, segments } from "./text.js";
+
+export const VERDICTS = {
+  supported: { icon: "check", label: "supported" },
+  partly: { icon: "partly", label: "partly supported" },
+  unsupported: { icon: "cross", label: "not supported" },
+  unchecked: { icon: "question", label: "not checked" },
+};
+
+export function verdict(support) {
+  const { icon: name, label } = VERDICTS[support.verdict] ?? VERDICTS.unchecked;
+  return h("span", { class: `verdict ${support.verdict}` }, icon(name), support.contradicted ? "contradicted" : label);
+}
+
+let count = 0;
+
+export class Turn {
+  /** on.open(turn, citation index), on.select(turn), on.retry(turn) */
+  constructor(asked, on) {
+    this.asked = asked;
+    this.on = on;
+    this.id = `turn-${++count}`;
+    this.retrieved = [];
+    this.excluded = new Set(); // ids of items switched off for the next time
+    this.answer = null;
+    this.before = null; // the answer that this one is compared with
+    this.text = h("p", { class: "answer-text streaming" });
+    this.state = h("p", { class: "state" }, owl("looking"), h("span", {}, "Looking for what bears on it…"));
+    this.body = h("div", { class: "answer" }, this.state, this.text);
+    this.element = h(
+      "article",
+      { class: "turn", "aria-labelledby": this.id },
+      h("h2", { id: this.id, class: "question" }, asked.text),
+      this.pictures(),
+      this.body,
+    );
+  }
+
+  pictures() {
+    const files = [...(this.asked.pictures ?? []), this.asked.video].filter(Boolean);
+    if (!files.length) return null;
+    return h(
+      "ul",
+      { class: "asked-with", "aria-label": "Asked with" },
+      files.map((file) => {
+        if (!file.type.startsWith("image/")) return h("li", { class: "file" }, icon("video"), file.name);
+        const img = h("img", { alt: file.name, src: URL.createObjectURL(file) });
+        img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
+        return h("li", {}, img);
+      }),
+    );
+  }
+
+  found(retrieved) {
+    this.retrieved = retrieved;
+    replace(this.state, owl("looking"), h("span", {}, `Reading ${plural(retrieved.length, "source")}…`));
+  }
+
+  more(delta) {
+    this.text.append(delta);
+  }
+
+  failed(error, again) {
+    replace(this.body, this.text.textContent ? this.text : null, problem(error, again));
+    this.text.classList.remove("streaming");
+  }
+
+  stopped() {
+    replace(this.body, this.text.textContent ? this.text : null, h("p", { class: "state" }, "Stopped."));
+    this.text.classList.remove("streaming");
+  }
+
+  finish(answer) {
+    this.answer = answer;
+    if (answer.sources) this.retrieved = answer.sources;
+    this.body.classList.toggle("abstained", answer.abstained);
+    replace(
+      this.body,
+      this.before && this.changes(),
+      answer.abstained && h("p", { class: "state" }, owl("closed"), h("span", {}, h("strong", {}, "No answer found. "), "Better to say so than to guess.")),
+      this.laidOut(),
+      this.warnings(),
+      this.actions(),
+    );
+    const said = answer.abstained ? "No answer found." : `Answer with ${plural(answer.citations.length, "citation")}.`;
+    announce(`${said} ${answer.text}`);
+  }
+
+  /** The answer's text with what rests on evidence marked, each marker a button. */
+  laidOut() {
+    const { text, citations, short } = this.answer;
+    const places = placeMarkers(text, citations);
+    const spans = places.flatMap((place) => [
+      { start: place.start, end: place.end, place },
+      ...(place.at === null ? [] : [{ start: place.at, end: place.to, marker: place }]),
+    ]);
+    const at = short ? text.indexOf(short) : -1;
+    if (at >= 0 && short.length < text.length) spans.push({ start: at, end: at + short.length, short: true });
+    const loose = places.filter((place) => place.at === null && !place.shared);
+    const shown = [];
+    let offset = 0;
+    for (const { text: piece, spans: over } of segments(text, spans)) {
+      offset += piece.length;
+      const marker = over.find((span) => span.marker)?.marker;
+      if (marker) shown.push(this.marker(marker));
+      else {
+        const cited = over.filter((span) => span.place);
+        const inner = over.some((span) => span.short) ? h("strong", {}, piece) : piece;
+        shown.push(cited.length ? h("span", { class: `cited ${best(cited)}` }, inner) : inner);
+      }
+      for (const place of loose.filter((place) => place.end === offset)) shown.push(this.marker(place));
+    }
+    this.text = h("p", { class: "answer-text" }, shown);
+    return this.text;
+  }
+
+  marker(place) {
+    const { citation, index } = place;
+    const { label } = VERDICTS[citation.support.verdict] ?? VERDICTS.unchecked;
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: `marker ${citation.support.verdict}`,
+        "data-index": index,
+        "aria-label": `Evidence ${citation.marker}: ${citation.source.title || citation.source.document_name}, ${label}`,
+        "aria-controls": "evidence",
+        onclick: () => this.on.open(this, index),
+      },
+      String(citation.marker),
+    );
+    return button;
+  }
+
+  /** Marks the citation whose evidence is open; null: none. */
+  mark(index) {
+    for (const button of this.element.querySelectorAll(".marker"))
+      button.classList.toggle("open", index !== null && Number(button.dataset.index) === index);
+  }
+
+  warnings() {
+    const { dangling_markers: dangling, left_out: left } = this.answer;
+    const said = [];
+    if (dangling?.length)
+      said.push(`${dangling.map((n) => `[${n}]`).join(", ")} in this answer points to no source; do not trust it.`);
+    if (left?.length) said.push(`${plural(left.length, "source")} did not fit and ${left.length === 1 ? "was" : "were"} not read whole.`);
+    return said.map((text) => h("p", { class: "warning" }, icon("warning"), text));
+  }
+
+  actions() {
+    const { id, model, created_at: created } = this.answer;
+    const rate = (value, name, label) =>
+      h("button", { type: "button", class: "round", "aria-label": label, title: label, "aria-pressed": String(this.answer.rating === value), "data-rating": value, onclick: () => this.rate(value) }, icon(name));
+    return h(
+      "div",
+      { class: "actions", role: "group", "aria-label": "This answer" },
+      rate(1, "up", "Good answer"),
+      rate(-1, "down", "Bad answer"),
+      h("button", { type: "button", class: "plain small", onclick: () => this.copy() }, icon("copy"), "Copy"),
+      h(
+        "button",
+        { type: "button", class: "plain small", onclick: (event) => this.save(event.currentTarget) },
+        icon("save"),
+        "Save as HTML",
+      ),
+      h("button", { type: "button", class: "plain small evidence-jump", onclick: () => this.on.open(this, this.answer.citations.length ? 0 : null) }, icon("text"), "Evidence"),
+      h("span", { class: "meta" }, `${model}, ${when(created)}`),
+    );
+  }
+
+  async rate(value) {
+    const rating = this.answer.rating === value ? 0 : value;
+    try {
+      await call("POST", `${answerPath(this.answer.id)}/rating`, { json: { rating } });
+    } catch (error) {
+      return this.body.append(problem(error));
+    }
+    this.answer.rating = rating;
+    for (const button of this.body.querySelectorAll("[data-rating]"))
+      button.setAttribute("aria-pressed", String(Number(button.dataset.rating) === rating));
+    announce(rating === 0 ? "Rating taken back." : "Thank you, rated.");
+  }
+
+  async copy() {
+    try {
+      await navigator.clipboard.writeText(this.answer.text);
+      announce("Copied.");
+    } catch {
+      announce("The browser did not allow to copy.");
+    }
+  }
+
+  async save(button) {
+    button.disabled = true;
+    try {
+      await download(`${answerPath(this.answer.id)}/html`, `answer-${this.answer.id.slice(0, 8)}.html`);
+      announce("Saved.");
+    } catch (error) {
+      this.body.append(problem(error));
+    }
+    button.disabled = false;
+  }
+
+  /** What another choice of sources changed. */
+  changes() {
+    const [before, now] = [this.before, this.answer];
+    const cites = (answer) => new Set(answer.citations.map((one) => one.source.title || one.source.document_name));
+    const [had, has] = [cites(before), cites(now)];
+    const gone = [...had].filter((title) => !has.has(title));
+    const fresh = [...has].filter((title) => !had.has(title));
+    const parts = difference(before.text.replace(/\s?\[\d+\]/g, ""), now.text.replace(/\s?\[\d+\]/g, ""));
+    const same = parts.every((part) => part.kind === "same");
+    const tags = { same: "span", gone: "del", new: "ins" };
+    return h(
+      "section",
+      { class: "changes", "aria-label": "What changed" },
+      h("h3", {}, `Without ${plural(this.without?.length ?? 0, "source")}${this.without?.length ? `: ${this.without.join(", ")}` : ""}`),
+      same ? h("p", {}, "The answer stays the same.") : h("p", { class: "diff" }, parts.map((part) => h(tags[part.kind], {}, part.text))),
+      gone.length > 0 && h("p", { class: "small-print" }, `No longer cited: ${gone.join(", ")}.`),
+      fresh.length > 0 && h("p", { class: "small-print" }, `Cited now: ${fresh.join(", ")}.`),
+    );
+  }
+}
+
+/** The verdict to show of a statement that several citations stand for: the best of them. */
+function best(spans) {
+  const order = ["supported", "partly", "unchecked", "unsupported"];
+  const all = spans.map((span) => span.place.citation.support.verdict);
+  return order.find((one) => all.includes(one)) ?? "unchecked";
+}
