@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rag_owl.model.owl3.model import Owl3
 
 T = TypeVar("T")
+HEARTBEAT = 0.5  # seconds
 
 
 class Engine:
@@ -36,6 +37,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="owl3-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def running(self) -> int:
+        """Requests that share the batch now."""
+        return len(self._batch.requests)
+
     def submit(self, request: Request) -> Future[Request]:
         """The request runs as soon as there is room; the future gives it back when it has ended.
 
@@ -47,6 +53,31 @@ class Engine:
     def run(self, request: Request) -> Request:
         """As `submit`, and wait."""
         return self.submit(request).result()
+
+    def stream(self, request: Request) -> Generator[int | None, None, None]:
+        """The request's tokens as they come, in the caller's thread; None about twice a second
+        while none comes. Closing it cancels the request. Raises as `run`.
+        """
+        given = request.cancel
+        left = threading.Event()
+        request.cancel = lambda: left.is_set() or (given is not None and given())
+        come: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        request.on_token = come.put
+        future = self.submit(request)
+        future.add_done_callback(lambda _: come.put(None))
+        try:
+            while True:
+                try:
+                    token = come.get(timeout=HEARTBEAT)
+                except queue.Empty:
+                    yield None
+                    continue
+                if token is None:
+                    break
+                yield token
+        finally:
+            left.set()
+        future.result()
 
     def call(self, work: Callable[[], T]) -> T:
         """Run something else that needs the model (encoding pictures), between two steps."""

@@ -17,20 +17,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from torch import Tensor
 
 from rag_owl.errors import CorruptData, DataFolderError, InvalidInput
 from rag_owl.model.owl3.memory import MemoryIdentity, Storage, VisualMemory
-
-if TYPE_CHECKING:
-    from rag_owl.model.owl3.model import Owl3
 
 log = logging.getLogger(__name__)
 
@@ -103,32 +97,19 @@ class FeatureStore:
             ) from None
         return True
 
-    def remember(
-        self, model: Owl3, keys: Sequence[str], pixels: Callable[[list[int]], Tensor]
-    ) -> VisualMemory:
-        """The pictures' features: those stored, and else the vision tower's, which are then stored.
+    def put_all(self, memory: VisualMemory, sha256s: Sequence[str]) -> VisualMemory:
+        """Store each of a memory's pictures -> the memory as it would come back from the store.
 
-        `pixels` is asked for (n, 3, S, S) of the pictures at n places of `keys`, only where it
-        must be, a few at a time. Both ways give the same numbers: those of the store. A disk that
-        refuses them costs time at the next question, not this one.
+        A disk that refuses them costs time at the next question, not this one.
         """
-        identity = model.memory_identity
-        found = {key: self.get(identity, key) for key in keys}
-        first_place = {key: i for i, key in reversed(list(enumerate(keys)))}
-        missing = sorted(i for key, i in first_place.items() if found[key] is None)
-        for first in range(0, len(missing), AT_ONCE):
-            places = missing[first : first + AT_ONCE]
-            with torch.no_grad():
-                fresh = model.remember(pixels(places), ids=[keys[i] for i in places])
-            stored = fresh.to_storage(self.storage)
-            for at, i in enumerate(places):
-                one = stored[at : at + 1]
-                try:
-                    self.put(identity, keys[i], one)
-                except DataFolderError as error:
-                    log.warning("%s", error)
-                found[keys[i]] = one
-        return VisualMemory.cat([memory for key in keys if (memory := found[key]) is not None])
+        stored = memory.to_storage(self.storage)
+        for at, sha256 in enumerate(sha256s):
+            try:
+                self.put(memory.identity, sha256, stored[at : at + 1])
+            except DataFolderError as error:
+                log.warning("%s", error)
+                break
+        return stored
 
     def delete(self, sha256: str) -> int:
         """Forget a picture under every model -> files removed."""

@@ -6,7 +6,7 @@ From then on every step gives each running row one token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -182,7 +182,7 @@ def run(model: Owl3, requests: Sequence[Request]) -> None:
             raise request.error
 
 
-def stream(model: Owl3, request: Request) -> Iterator[int]:
+def stream(model: Owl3, request: Request) -> Generator[int, None, None]:
     """One request's tokens as they are chosen."""
     batch = Batch(model)
     batch.join(request)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,14 +18,15 @@ from rag_owl.errors import InvalidQuestion
 from rag_owl.evidence import verify
 from rag_owl.model.owl3.answerer import Owl3Answerer
 from rag_owl.model.owl3.engine import Engine
-from rag_owl.model.owl3.evidence_prompt import lay_out
+from rag_owl.model.owl3.evidence_prompt import Sights, lay_out
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
-from rag_owl.model.statements import ABSTENTION, statements
+from rag_owl.model.statements import ABSTENTION
+from rag_owl.ports import Rememberer, Watcher
 from rag_owl.types import (
     Context,
     ImageLocation,
@@ -31,7 +34,7 @@ from rag_owl.types import (
     Question,
     Retrieved,
     TextLocation,
-    VideoLocation,
+    Turn,
 )
 
 torch.set_num_threads(1)  # tiny models lose more to threads than they gain
@@ -131,7 +134,7 @@ def test_pictures_stand_where_their_items_stand():
         [item(0, "First text. Second sentence."), item(1, key="k1"), item(2, "Third.", "k2")],
         pictures=("mine",),
     )
-    laid = lay_out(asked, 3)
+    laid = lay_out(asked, Sights.of(asked), 3)
     processor = Owl3Processor.of(BYTES, random_model("tiny").config)
     prompt = laid.prompt(processor)
     text = BYTES.decode([i for i in prompt.input_ids if i < BYTES.text_size])
@@ -141,7 +144,7 @@ def test_pictures_stand_where_their_items_stand():
     for piece in order:
         at = text.index(piece, at + 1)
     assert [view.key for view in laid.views] == ["k1", "k2", "mine"]
-    assert laid.source_of_view == [1, 2, None]
+    assert laid.views_of == {0: [], 1: [0], 2: [1]}
     for ground in laid.grounds:  # a ground's tokens are its sentence
         start, end = prompt.spans[ground.part]
         source = asked.sources[ground.source].item.text
@@ -149,49 +152,14 @@ def test_pictures_stand_where_their_items_stand():
         assert BYTES.decode(prompt.input_ids[start:end]) == source[ground.start : ground.end]
 
 
-def test_a_videos_frames_come_with_their_times():
-    place = VideoLocation(3.0, 5.0)
-    clip = item(0, "Speech.", "film", kind="video", location=place)
-    blank = Image.new("RGB", (4, 4))
-
-    def frames(key, start, end, most):
-        assert (key, start, end, most) == ("film", 3.0, 5.0, 2)
-        return [(3.0, blank), (4.5, blank)]
-
-    laid = lay_out(context([clip]), 1, frames=frames, most_frames=2)
-    text = "".join(part if isinstance(part, str) else "#" for part in laid.parts)
-    assert "at 3.0 s: #\nat 4.5 s: #\n" in text
-    assert [view.key for view in laid.views] == ["film.3000ms", "film.4500ms"]
-    without = lay_out(context([clip]), 1)
-    assert len(without.views) == 1
-
-
 def test_text_of_documents_and_questions_stays_text():
     asked = context([item(0, HOSTILE)], HOSTILE)
     processor = Owl3Processor.of(BYTES, random_model("tiny").config)
-    prompt = lay_out(asked, 1).prompt(processor)
+    prompt = lay_out(asked, Sights.of(asked), 1).prompt(processor)
     assert prompt.image_starts == []
     controls = [i for i in prompt.input_ids if i >= BYTES.text_size]
     start, end = BYTES.turn_start, BYTES.turn_end
     assert controls == [start, end, start, end, start]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Red [1]. Blue [2].", [("Red [1].", (0,)), ("Blue [2].", (1,))]),
-        ("Red. [1] Blue. [2][3]", [("Red.", (0,)), ("Blue.", (1, 2))]),
-        ("Red. [1]", [("Red.", (0,))]),
-        ("Red [1][1]", [("Red", (0,))]),
-        ("Nothing named. Nor here.", [("Nothing named.", ()), ("Nor here.", ())]),
-        ("Points nowhere [9].", [("Points nowhere [9].", ())]),
-        ("[2] Red is it.", [("[2] Red is it.", (1,))]),
-        ("", []),
-    ],
-)
-def test_statements_and_their_markers(text, expected):
-    found = [(text[start:end], sources) for start, end, sources in statements(text, 3)]
-    assert found == expected
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +171,8 @@ def taught(tmp_path_factory) -> tuple[Owl3, dict[str, str]]:
     answers = {blobs.put(picture(1)): "Red. [1]", blobs.put(picture(2)): ABSTENTION}
     rows = []
     for key, answer in answers.items():
-        _, prompt = owl._fitting(_taught_context(key))
+        asked = _taught_context(key)
+        _, prompt = owl._fitting(asked, Sights.of(asked))
         target = [*BYTES.encode(answer), BYTES.turn_end]
         from rag_owl.media import decode_picture
 
@@ -274,19 +243,128 @@ def test_without_markers_attention_says_what_it_rests_on(tmp_path: Path):
 def test_what_does_not_fit_is_not_shown(tmp_path: Path):
     owl, _, _ = answerer(tmp_path)
     long = "Words and more words. " * 60
-    laid, prompt = owl._fitting(context([item(i, long) for i in range(5)]))
+    asked = context([item(i, long) for i in range(5)])
+    laid, prompt = owl._fitting(asked, Sights.of(asked))
     assert 1 <= laid.shown < 5
     assert len(prompt.input_ids) + 24 <= owl.model.config.max_position_embeddings
+    assert owl.answer(asked).left_out == tuple(f"i{n}" for n in range(laid.shown, 5))
+    one_more = lay_out(asked, Sights.of(asked), laid.shown + 1).prompt(owl.processor)
+    assert len(one_more.input_ids) + 24 > owl.model.config.max_position_embeddings
     with pytest.raises(InvalidQuestion, match="Shorten it"):
         owl.answer(context([], "why " * 2000))
 
 
-def test_pictures_that_are_gone_or_unreadable(tmp_path: Path):
+def test_evidence_that_cannot_be_seen_is_left_out_and_said(tmp_path: Path):
     owl, blobs, _ = answerer(tmp_path)
-    draft = owl.answer(context([item(0, "Text stays.", "0" * 64)]))
-    assert draft.text
+    good, text = blobs.put(picture(1)), blobs.put(b"no picture")
+    items = [item(0, "Text stays.", "0" * 64), item(1, key=text), item(2, key=good)]
+    draft = owl.answer(context(items))
+    assert draft.left_out == ("i0", "i1")
+    gone, unreadable = draft.notes
+    assert gone == "The picture of [1] 'Title 0' could not be read and was left out: it is gone."
+    assert "[2] 'Title 1'" in unreadable
+    # It is as if the pictures had never been; a source of which nothing is left is not shown.
+    asked = context([item(0, "Text stays."), item(1, key=text), item(2, key=good)])
+    assert owl.answer(asked).text == draft.text
+    laid = lay_out(asked, Sights.of(asked).without({text: "gone"}), 3)
+    titles = "".join(part for part in laid.parts if isinstance(part, str))
+    assert "[1] Title 0" in titles
+    assert "[2]" not in titles
+    assert "[3] Title 2" in titles
+
+
+def test_what_the_user_shows_must_be_readable(tmp_path: Path):
+    owl, blobs, _ = answerer(tmp_path)
     with pytest.raises(InvalidQuestion, match="a picture of the question"):
         owl.answer(context([], pictures=(blobs.put(b"no picture"),)))
+    for film in (blobs.put(b"no film"), "0" * 64):
+        with pytest.raises(InvalidQuestion, match="the video of the question"):
+            owl.answer(Context(Question("c", "When?", video=film), ()))
+
+
+def test_the_conversation_so_far_is_read(tmp_path: Path):
+    owl, blobs, _ = answerer(tmp_path)
+    mine = blobs.put(picture(3))
+    turns = (
+        Turn("What is it?", "What is it?", "An owl. [1]", pictures=(mine, "0" * 64)),
+        Turn(HOSTILE, HOSTILE, HOSTILE),
+    )
+    question = Question("c", "And its weight?", history=turns)
+    asked = Context(question, (Retrieved(item(0, "It weighs 120 grams."), 1.0),))
+    laid, prompt = owl._fitting(asked, Sights.of(asked).without({"0" * 64: "gone"}))
+    text = BYTES.decode([i for i in prompt.input_ids if i < BYTES.text_size])
+    order = ["<|image|>", "What is it?", "An owl. [1]", HOSTILE, HOSTILE, "It weighs", "And its"]
+    at = -1
+    for piece in order:
+        at = text.index(piece, at + 1)
+    assert len(prompt.image_starts) == 1
+    start, end = prompt.spans[laid.grounds[0].part]
+    assert BYTES.decode(prompt.input_ids[start:end]) == "It weighs 120 grams."
+    draft = owl.answer(asked)
+    assert draft.notes == ("A picture of an earlier question is gone and was left out.",)
+    assert draft.usage is not None
+    assert draft.usage.prompt_tokens == len(prompt.input_ids)
+    assert 1 <= draft.usage.completion_tokens <= 24
+
+
+def test_a_conversation_that_is_too_long_loses_its_beginning(tmp_path: Path):
+    owl, _, _ = answerer(tmp_path)
+    turns = tuple(Turn(f"Question {i}?", "", "Words. " * 100) for i in range(8))
+    asked = Context(Question("c", "Why?", history=turns), (Retrieved(item(0, "So."), 1.0),))
+    laid, _ = owl._fitting(asked, Sights.of(asked))
+    kept = len(laid.turns) // 2
+    assert 1 <= kept < 8
+    assert laid.turns[0].parts == (f"Question {8 - kept}?",)
+    assert laid.shown == 1
+    assert f"first {8 - kept} questions" in owl.answer(asked).notes[0]
+
+
+def test_the_question_may_set_length_and_seed(tmp_path: Path):
+    owl, _, _ = answerer(tmp_path, sampling=Sampling(max_new_tokens=24, temperature=1.5))
+
+    def ask(**more) -> str:
+        return owl.answer(Context(Question("c", "Which?", **more), ())).text
+
+    assert ask(seed=1) == ask(seed=1) != ask(seed=2)
+    short = owl.answer(Context(Question("c", "Which?", max_tokens=3), ()))
+    assert short.usage is not None
+    assert short.usage.completion_tokens == 3
+    long = owl.answer(Context(Question("c", "Which?", max_tokens=10**6), ()))
+    assert long.usage is not None
+    assert long.usage.completion_tokens <= 24  # what the settings allow
+
+
+def test_whoever_goes_away_stops_the_engines_work(tmp_path: Path):
+    alone, _, _ = answerer(tmp_path)
+    engine = Engine(alone.model)
+    shared, _, _ = answerer(
+        tmp_path, alone.model, engine=engine, sampling=Sampling(max_new_tokens=2000)
+    )
+    threads: set[int] = set()
+
+    def leave(text: str) -> None:
+        threads.add(threading.get_ident())
+        if text:
+            raise ConnectionError("nobody listens")
+
+    with pytest.raises(ConnectionError):
+        shared.answer(context([item(0, "A text.")]), leave)
+    assert threads == {threading.get_ident()}  # a slow listener holds up nobody else
+    deadline = time.monotonic() + 20
+    while engine.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.running == 0
+    engine.close()
+
+
+def test_it_can_remember_and_watch(tmp_path: Path):
+    owl, blobs, features = answerer(tmp_path)
+    assert isinstance(owl, Rememberer)
+    assert isinstance(owl, Watcher)
+    assert not owl.remember_picture(blobs.put(b"no picture"))
+    assert not owl.remember_picture("0" * 64)
+    features.max_bytes = 10
+    assert not owl.remember_picture(blobs.put(picture(1)))
 
 
 def test_a_model_folder_is_an_answerer(tmp_path: Path):

@@ -13,7 +13,8 @@ import torch
 
 from rag_owl.errors import DataFolderError, InvalidInput
 from rag_owl.model.owl3.features import FeatureStore
-from rag_owl.model.owl3.memory import MemoryIdentity
+from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory
+from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.sizes import random_model
 
 torch.set_num_threads(1)  # tiny models lose more to threads than they gain
@@ -31,48 +32,34 @@ def one_picture(seed: int = 0) -> torch.Tensor:
     return torch.randn(1, 3, 70, 70, generator=torch.Generator().manual_seed(seed))
 
 
-def pixels(places: list[int]) -> torch.Tensor:
-    return torch.cat([one_picture(place) for place in places])
+def keep(store: FeatureStore, key: str, seed: int = 0, model: Owl3 = MODEL) -> VisualMemory:
+    return store.put_all(model.remember(one_picture(seed), ids=[key]), [key])
 
 
-def test_a_picture_is_encoded_once(tmp_path: Path):
-    store = FeatureStore(tmp_path, LARGE)
-    before = MODEL.pictures_seen
-    first = store.remember(MODEL, ["aa11"], pixels)
-
-    def never(places: list[int]) -> torch.Tensor:
-        raise AssertionError("the features are stored")
-
-    again = FeatureStore(tmp_path, LARGE).remember(MODEL, ["aa11"], never)
-    assert MODEL.pictures_seen == before + 1
+@pytest.mark.parametrize("storage", ["bfloat16", "int8", "float32"])
+def test_what_comes_back_is_what_was_stored(tmp_path: Path, storage):
+    first = keep(FeatureStore(tmp_path, LARGE, storage), "aa11")
+    again = FeatureStore(tmp_path, LARGE, storage).get(MODEL.memory_identity, "aa11")
+    assert again is not None
     assert torch.equal(first.features, again.features)
+    assert again.features.dtype == getattr(torch, storage)
     assert first.ids == again.ids  # so that the cache of keys and values knows it again
-
-
-def test_deleted_features_come_back_the_same(tmp_path: Path):
-    store = FeatureStore(tmp_path, LARGE, "int8")
-    first = store.remember(MODEL, ["aa11"], pixels)
-    assert store.delete("aa11") == 1
-    assert len(store) == 0
-    again = store.remember(MODEL, ["aa11"], pixels)
-    assert torch.equal(first.features, again.features)
-    assert torch.equal(first.scales, again.scales)
 
 
 def test_models_and_preprocessings_do_not_mix(tmp_path: Path):
     store = FeatureStore(tmp_path, LARGE)
-    store.remember(MODEL, ["aa11"], pixels)
+    keep(store, "aa11")
     other = random_model("tiny", seed=2)
     assert store.get(other.memory_identity, "aa11") is None
     elsewhere = MemoryIdentity(MODEL.memory_identity.model, "letterbox")
     assert store.get(elsewhere, "aa11") is None
-    store.remember(other, ["aa11"], pixels)
+    keep(store, "aa11", model=other)
     assert len(store) == 2
     assert store.delete("aa11") == 2
     with pytest.raises(InvalidInput):
         store.put(other.memory_identity, "aa11", MODEL.remember(one_picture()))
     # A file in another model's place is not believed either.
-    store.remember(MODEL, ["bb22"], pixels)
+    keep(store, "bb22")
     right, wrong = (store._path(m.memory_identity, "bb22") for m in (MODEL, other))
     wrong.parent.mkdir(parents=True, exist_ok=True)
     os.replace(right, wrong)
@@ -81,30 +68,30 @@ def test_models_and_preprocessings_do_not_mix(tmp_path: Path):
 
 def test_the_budget_holds_and_the_oldest_go(tmp_path: Path):
     probe = FeatureStore(tmp_path / "probe", LARGE)
-    probe.remember(MODEL, ["x1"], pixels)
+    keep(probe, "x1")
     size = probe.nbytes
     store = FeatureStore(tmp_path / "store", int(3.5 * size))
     for i in range(3):
-        store.remember(MODEL, [f"p{i}"], lambda _, i=i: one_picture(i))
+        keep(store, f"p{i}", i)
         path = store._path(MODEL.memory_identity, f"p{i}")
         os.utime(path, (1000 + i, 1000 + i))
     assert store.get(MODEL.memory_identity, "p0") is not None  # used just now
-    store.remember(MODEL, ["p3"], lambda _: one_picture(3))
+    keep(store, "p3", 3)
     there = [store.get(MODEL.memory_identity, f"p{i}") is not None for i in range(4)]
     assert there == [True, False, True, True]
     assert store.nbytes <= store.max_bytes
     nothing = FeatureStore(tmp_path / "nothing", 10)
-    assert nothing.remember(MODEL, ["p0"], pixels).features.shape == (1, 25, 64)
+    assert keep(nothing, "p0").features.shape == (1, 25, 64)
     assert len(nothing) == 0
 
 
 def test_damaged_files_count_as_not_there(tmp_path: Path):
     store = FeatureStore(tmp_path, LARGE)
-    first = store.remember(MODEL, ["aa11"], pixels)
+    keep(store, "aa11")
     path = store._path(MODEL.memory_identity, "aa11")
     path.write_bytes(path.read_bytes()[:50])
-    assert torch.equal(store.remember(MODEL, ["aa11"], pixels).features, first.features)
-    assert store.get(MODEL.memory_identity, "aa11") is not None
+    assert store.get(MODEL.memory_identity, "aa11") is None
+    assert not path.exists()
 
 
 def test_keys_are_names_and_the_folder_must_be_one(tmp_path: Path):
@@ -117,29 +104,10 @@ def test_keys_are_names_and_the_folder_must_be_one(tmp_path: Path):
         FeatureStore(tmp_path / "file", LARGE)
 
 
-def test_only_what_is_missing_is_encoded_and_the_order_stays(tmp_path: Path):
-    store = FeatureStore(tmp_path, LARGE, "float32")
-    keys = [f"k{i}" for i in range(20)]
-    store.remember(MODEL, keys[3:5], lambda places: pixels([3 + place for place in places]))
-    asked: list[list[int]] = []
-
-    def watched(places: list[int]) -> torch.Tensor:
-        asked.append(places)
-        return pixels(places)
-
-    memory = store.remember(MODEL, keys, watched)
-    assert memory.ids == tuple(keys)
-    encoded = {place for places in asked for place in places}
-    assert encoded == set(range(20)) - {3, 4}
-    assert max(map(len, asked)) == 16
-    whole = MODEL.remember(pixels(list(range(20))))
-    assert torch.allclose(memory.features, whole.features, atol=1e-5)
-
-
 def test_the_budget_holds_when_two_processes_write(tmp_path: Path):
     """Another writes while this one does: never more than the budget, and most of it is used."""
     probe = FeatureStore(tmp_path / "probe", LARGE)
-    probe.remember(MODEL, ["x1"], pixels)
+    keep(probe, "x1")
     folder, budget = tmp_path / "store", int(20.5 * probe.nbytes)
     program = (
         "import sys, torch\n"
@@ -185,7 +153,7 @@ def test_the_files_are_listed_only_when_the_budget_is_spent(tmp_path: Path, monk
 
 def test_unfinished_files_of_writers_that_are_gone_are_removed(tmp_path: Path):
     store = FeatureStore(tmp_path, LARGE)
-    store.remember(MODEL, ["aa11"], pixels)
+    keep(store, "aa11")
     folder = store._path(MODEL.memory_identity, "aa11").parent
     (folder / ".aa22.safetensors.0123").write_text("half")
     os.utime(folder / ".aa22.safetensors.0123", (1000, 1000))
@@ -199,8 +167,7 @@ def test_a_disk_that_refuses_costs_time_and_no_answer(tmp_path: Path, caplog):
     (tmp_path / "ledger").mkdir()  # nobody can write it, root neither
     with pytest.raises(DataFolderError, match="RAG_OWL_FEATURES_BYTES"):
         store.put(MODEL.memory_identity, "aa11", MODEL.remember(one_picture()))
-    memory = store.remember(MODEL, ["aa11", "bb22", "aa11"], pixels)
-    assert memory.ids[0] == memory.ids[2]
+    assert len(keep(store, "aa11")) == 1
     assert "cannot be written" in caplog.text
     assert len(store) == 0
 

@@ -1,0 +1,142 @@
+"""From pictures and frames of the store to their features: remembered ones, and else fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from rag_owl.errors import CorruptData, NotFound, UnreadableMedia
+from rag_owl.media import DEFAULT_LIMITS, Limits, decode_picture
+from rag_owl.model.owl3.evidence_prompt import View
+from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
+from rag_owl.model.owl3.memory import VisualMemory
+from rag_owl.model.owl3.model import Owl3
+from rag_owl.model.owl3.processor import Owl3Processor
+from rag_owl.ports import BlobStore
+from rag_owl.video import open_video
+
+Call: TypeAlias = Callable[[Callable[[], Any]], Any]
+"""Runs something where the model may be used."""
+
+UNREADABLE = (UnreadableMedia, NotFound, CorruptData, OSError)
+
+
+class Looker:
+    """Decodes in the caller's thread; the vision tower runs where `call` runs it, a few pictures
+    at a time, so that others' answers go on in between."""
+
+    def __init__(
+        self,
+        model: Owl3,
+        processor: Owl3Processor,
+        blobs: BlobStore,
+        features: FeatureStore | None = None,
+        *,
+        call: Call | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._model = model
+        self._processor = processor
+        self._blobs = blobs
+        self.features = features
+        self._call: Call = call or (lambda work: work())
+        self._limits = limits
+
+    def look(
+        self,
+        views: Sequence[View],
+        *,
+        keep: bool,
+        between: Callable[[], None] | None = None,
+    ) -> tuple[dict[str, VisualMemory], dict[str, str]]:
+        """-> features by the views' keys, and of those that cannot be read the reason.
+
+        keep: use and fill the store of features, where there is one. Both ways give the same
+        numbers then: those of the store. between: called after every few pictures. Raises
+        OutOfMemory.
+        """
+        store = self.features if keep else None
+        identity = self._model.memory_identity
+        seen: dict[str, VisualMemory] = {}
+        wanted = {view.key: view for view in views}
+        if store is not None:
+            for key in wanted:
+                if (stored := store.get(identity, key)) is not None:
+                    seen[key] = stored
+        failed: dict[str, str] = {}
+        waiting: list[tuple[str, Tensor]] = []
+        new = [view for key, view in wanted.items() if key not in seen]
+        for piece in self._pixels(new, failed):
+            waiting.append(piece)
+            if len(waiting) == AT_ONCE:
+                seen |= self._encoded(waiting, store)
+                waiting = []
+                if between is not None:
+                    between()
+        if waiting:
+            seen |= self._encoded(waiting, store)
+        return seen, failed
+
+    def seconds(self, film: str) -> float:
+        """How long a film of the store lasts. Raises UnreadableMedia, NotFound."""
+        return open_video(self._blobs.path(film), self._limits).seconds
+
+    def _encoded(
+        self, pictures: list[tuple[str, Tensor]], store: FeatureStore | None
+    ) -> dict[str, VisualMemory]:
+        keys = [key for key, _ in pictures]
+        pixels = torch.stack([each for _, each in pictures])
+        fresh: VisualMemory = self._call(partial(self._remember, pixels, keys))
+        if store is not None:
+            fresh = store.put_all(fresh, keys)
+        return {key: fresh[i : i + 1] for i, key in enumerate(keys)}
+
+    @torch.no_grad()
+    def _remember(self, pixels: Tensor, keys: list[str]) -> VisualMemory:
+        return self._model.remember(pixels, ids=keys)
+
+    def _pixels(
+        self, views: Sequence[View], failed: dict[str, str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """(key, (3, S, S)) of each view that can be read, one at a time; films are read once."""
+        for view in views:
+            if view.seconds is None:
+                try:
+                    picture = decode_picture(self._blobs.get(view.blob), self._limits)
+                except UNREADABLE as error:
+                    failed[view.key] = _why(error)
+                else:
+                    yield view.key, self._processor.pixels([picture])[0]
+        frames = [view for view in views if view.seconds is not None]
+        frames.sort(key=lambda view: (view.blob, view.seconds or 0.0))
+        for film, of_film in groupby(frames, key=lambda view: view.blob):
+            yield from self._frames(film, list(of_film), failed)
+
+    def _frames(
+        self, film: str, views: list[View], failed: dict[str, str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        done, why = 0, "the film ends before"
+        try:
+            video = open_video(self._blobs.path(film), self._limits)
+            frames = video.frames_at(
+                [view.seconds or 0.0 for view in views], max_side=2 * self._processor.image_size
+            )
+            for view, frame in zip(views, frames, strict=False):
+                yield view.key, self._processor.pixels([frame.image])[0]
+                done += 1
+        except UNREADABLE as error:
+            why = _why(error)
+        failed.update((view.key, why) for view in views[done:])
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, NotFound):
+        return "it is gone"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
