@@ -46,7 +46,8 @@ class Batch:
     seen: list[NewDocument] = field(default_factory=list)  # known bytes, other name or metadata
     found: int = 0  # documents beyond the one that each file was counted as
     done: list[int] = field(default_factory=list)  # positions of finished inputs
-    next_rows: dict[int, int] = field(default_factory=dict)  # position -> row to go on at
+    next_rows: dict[int, int] = field(default_factory=dict)  # position -> as `JobInput.next_row`
+    reading: int | None = None  # position of the input that is being read
 
     @property
     def documents(self) -> int:
@@ -118,6 +119,8 @@ def commit(
     jobs.input_done(session, claim, batch.done)
     for position, row in batch.next_rows.items():
         jobs.input_at_row(session, claim, position, row)
+    if batch.reading is not None:
+        jobs.progressed(session, claim, batch.reading)
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
     counters["unchanged"] += batch.unchanged

@@ -16,7 +16,9 @@ from sqlalchemy.orm import Session
 from rag_owl import db, paths
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.batch import Batch, Entry, commit, embedding_input
-from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, read, scan
+from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
+from rag_owl.indexer.loaders.apart import read_apart
+from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.merge import merge_segments_of, remove_retired
 from rag_owl.indexer.search import Embedders
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
@@ -34,6 +36,7 @@ FIRST_BATCH, LARGEST_BATCH = 64, 1_024  # items
 _LONGEST_BATCH = 10.0  # seconds
 _MOST_ENTRIES = 2_000  # documents of a batch, also those that need no work
 _PICTURES_AT_ONCE = 32  # decoded pictures in memory
+MOST_ATTEMPTS = 3  # to read what may be the end of the process each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Workshop:
     blobs: BlobStore
     limits: Limits
     batch_size: int  # texts embedded at once
+    decoders: Pool
     embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
     """The embedders of a generation; without one, those for new collections and what they are."""
     leave_out: Sequence[Path] = ()  # folders that are never ingested: our own
@@ -64,6 +68,7 @@ class Ingest:
         self._size = FIRST_BATCH
         self._since = time.monotonic()
         self._view: Session | None = None
+        self._suspects = 0  # inputs still to be read one by one
 
     def run(self) -> bool:
         """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
@@ -79,13 +84,17 @@ class Ingest:
                 self._generation = collections.live_generation(
                     session, self._claim.collection_key
                 ) or collections.create_generation(session, self._claim.collection_key, wanted)
+        if self._claim.interrupted:
+            with db.writing(self._shop.engine) as session:
+                # As many as one batch may hold: the one that ended the process is among them.
+                self._suspects = _MOST_ENTRIES if jobs.suspect(session, self._claim) else 0
         while True:
             with db.reading(self._shop.engine) as session:
                 waiting = jobs.waiting_inputs(session, self._claim)
             if not waiting:
                 break
             for source in waiting:
-                if not self._read(source):
+                if not (self._read_alone(source) if self._suspects else self._read(source)):
                     return False
             if not self._flush():
                 return False
@@ -127,25 +136,65 @@ class Ingest:
         with db.writing(self._shop.engine) as session:
             jobs.mark_scanned(session, self._claim)
 
+    def _read_alone(self, source: JobInput) -> bool:
+        """As `_read`, where one of the next inputs may be what ended the process before."""
+        self._suspects -= 1
+        if source.attempts >= MOST_ATTEMPTS:
+            self._batch.found += bool(source.next_row)
+            self._batch.skipped.append(Skipped(source.name, _DEADLY))
+            self._batch.done.append(source.position)
+            return True
+        with db.writing(self._shop.engine) as session:
+            jobs.begin_attempt(session, self._claim, source.position)
+        return self._read(source) and self._flush()
+
     def _read(self, source: JobInput) -> bool:
         """One input into the batch; False when the job is to stop."""
         companion = paths.load(source.companion) if source.companion else None
         file = Input(source.name, paths.load(source.path), companion, source.companion_name)
-        for at, each in enumerate(read(file, start_row=source.next_row, limits=self._shop.limits)):
+        values = read_apart(
+            file,
+            start_row=max(source.next_row, 0),
+            limits=self._shop.limits,
+            pool=self._shop.decoders,
+        )
+        self._batch.reading = source.position
+        counted = source.next_row != 0
+        documents = 0  # of a file without rows
+        skipped: list[Skipped] = []  # of the document that comes after them
+
+        def count(pieces: int) -> None:
             # A file was counted as one when it was found; every further piece of it counts too.
-            if at or source.next_row:
-                self._batch.found += 1
+            nonlocal counted
+            self._batch.found += pieces if counted else pieces - 1
+            counted = True
+            self._batch.skipped += skipped
+            skipped.clear()
+
+        # What is counted goes with what says that it is done into one batch: done again after an
+        # interruption, it is counted once.
+        for each in values:
             row = each.row if isinstance(each, SkippedRow | Loaded) else None
             if isinstance(each, Skipped):
-                self._batch.skipped.append(each)
-            elif not self._add(each, source):
+                skipped.append(each)
+                if row is None:
+                    continue
+            if row is None:
+                documents += 1
+                if documents <= -source.next_row:
+                    skipped.clear()
+                    continue
+            if isinstance(each, Loaded) and not self._add(each, source):
                 return False
-            if row is not None:
-                self._batch.next_rows[source.position] = row + 1
-                if self._is_full() and not self._flush():
-                    return False
+            count(len(skipped) + isinstance(each, Loaded))
+            self._batch.next_rows[source.position] = -documents if row is None else row + 1
+            if self._is_full() and not self._flush():
+                return False
+        if skipped:
+            count(len(skipped))
         self._batch.next_rows.pop(source.position, None)
         self._batch.done.append(source.position)
+        self._batch.reading = None
         return not self._is_full() or self._flush()
 
     def _add(self, loaded: Loaded, source: JobInput) -> bool:
@@ -270,7 +319,7 @@ class Ingest:
             stop = commit(
                 session, self._shop.segments, self._claim, self._generation, self._batch, vectors
             )
-        self._batch = Batch()
+        self._batch = Batch(reading=self._batch.reading)
         self._size = min(2 * self._size, LARGEST_BATCH)
         merge_segments_of(self._shop.engine, self._shop.segments, self._generation)
         self._since = time.monotonic()
@@ -289,6 +338,12 @@ def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> New
         in_text=bool(draft.text and draft.text.strip()),
         in_picture=embed_picture,
     )
+
+
+_DEADLY = (
+    f"each of the {MOST_ATTEMPTS} times it was read the process ended: "
+    "remove it, or ingest it alone to see why"
+)
 
 
 def _why(error: OSError) -> str:

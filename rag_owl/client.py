@@ -19,6 +19,7 @@ from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
+from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Ingest, Workshop
@@ -58,6 +59,10 @@ class RagOwl:
             max_pages=settings.max_pages,
             max_video_seconds=settings.max_video_seconds,
             max_bytes=settings.max_bytes,
+        )
+        self._decoders = Pool(
+            Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
+            self.folder / "decoding",
         )
         self.models = Models(settings, self.blobs, self.folder)
         self._retriever = HybridRetriever(
@@ -118,6 +123,7 @@ class RagOwl:
     def close(self) -> None:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
         self._runner.stop()
+        self._decoders.close()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -283,7 +289,7 @@ class RagOwl:
                 raise InvalidQuestion(
                     f"a picture is a path or its bytes, not a {type(image).__name__}"
                 )
-            media.decode_picture(data, self._limits)
+            self._decoders.check_picture(data, self._limits)
         except UnreadableMedia as error:
             raise InvalidQuestion(f"cannot read the picture {name}: {error}") from error
         return self.blobs.put(data)
@@ -329,12 +335,14 @@ class RagOwl:
 
     def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         remove_orphans(self.engine, self.segments_folder)
+        sweep(self.folder / "decoding")
         workshop = Workshop(
             self.engine,
             self.segments_folder,
             self.blobs,
             self._limits,
             self.settings.batch_size,
+            self._decoders,
             self.models.embedders_for,
             leave_out=[self.folder],
             remember_picture=self.models.remember_picture(),

@@ -114,6 +114,8 @@ class Runner:
         try:
             if not self._work(claim, self._stop.is_set):
                 if self._stop.is_set():
+                    with db.writing(self._engine) as session:
+                        jobs.release(session, claim)
                     return False
                 state = "cancelled"
         except Conflict as conflict:

@@ -49,7 +49,7 @@ def read_apart(
         elif not (place.rows or _has_rows(source, limits)):
             yield Skipped(source.name, reason)
             return
-        elif not place.single:  # it had gone ahead: again, so that no row before the bad one is lost
+        elif not place.single:  # it had gone ahead: again, to lose no row before the bad one
             place.single = True
             continue
         else:
@@ -67,9 +67,7 @@ def read_apart(
 class _Place:
     """Where the reading of a file is, for whoever goes on with it."""
 
-    def __init__(
-        self, source: Input, row: int, limits: Limits, extra: float, rows: bool
-    ) -> None:
+    def __init__(self, source: Input, row: int, limits: Limits, extra: float, rows: bool) -> None:
         self.source, self.limits = source, limits
         self.row = row  # to begin at
         self.given = 0  # values since then

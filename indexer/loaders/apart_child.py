@@ -2,9 +2,9 @@
 
 Requests, each with exactly one answer:
 
-    ("read", source, start_row, limits, drop, single)   begin with a file, leave out `drop` values
+    ("read", source, start_row, limits, drop, single)   begin a file; leave out `drop` values
     ("next",)                                           its next values
-    ("sections",), ("more",)                            the newest document's sections, from the first
+    ("sections",), ("more",)                            the newest document's sections
     ("picture", data, limits)                           whether the bytes are a picture
 
     ("values", [(value, sections or None)], ahead)      ahead: whether "next" may be asked at once
@@ -23,6 +23,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -68,10 +69,9 @@ def _limit(memory: int) -> None:
         _, hard = resource.getrlimit(limit)
         wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (wanted, wanted))
-    try:  # where memory ends, the kernel is to end this process and not the one with the database
+    # Where memory ends, the kernel is to end this process and not the one with the database.
+    with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass
 
 
 def _peak() -> int:
@@ -194,4 +194,3 @@ def _small(document: Loaded) -> tuple[list[Section] | None, int]:
     except (UnreadableMedia, MemoryError):  # it is said when they are asked for
         return None, 0
     return sections, size
-

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag_owl.errors import Conflict, UnreadableMedia
+from rag_owl.errors import Conflict, DataFolderError, RagOwlError, UnreadableMedia
 from rag_owl.indexer.loaders.apart_wire import Broken, Channel
 from rag_owl.media import Limits
 
@@ -28,10 +28,11 @@ _START = (
     "main(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))"
 )
 # Of this process's environment a decoder sees what a program needs to run, and no secret.
-_ENVIRONMENT = frozenset(
-    "PATH HOME LANG LC_ALL LC_CTYPE TZ PYTHONHOME PYTHONPATH PYTHONUTF8 PYTHONIOENCODING "
-    "LD_LIBRARY_PATH DYLD_LIBRARY_PATH LD_PRELOAD SYSTEMROOT VIRTUAL_ENV".split()
-)
+_NAMES = """
+PATH HOME LANG LC_ALL LC_CTYPE TZ PYTHONHOME PYTHONPATH PYTHONUTF8 PYTHONIOENCODING
+LD_LIBRARY_PATH DYLD_LIBRARY_PATH LD_PRELOAD SYSTEMROOT VIRTUAL_ENV
+"""
+_ENVIRONMENT = frozenset(_NAMES.split())
 # Libraries that make a thread and its buffers for every core would use up the memory.
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -50,7 +51,7 @@ class DecoderLost(Exception):
 class Allowance:
     """What decoding may cost."""
 
-    seconds: float = 60.0  # for one piece: what a document is, a page, a picture, some seconds of film
+    seconds: float = 60.0  # for one piece: a file's first look, a page, a picture
     memory: int = 2 * 2**30  # bytes of data of one process
     processes: int = 2  # for pictures of questions; a job has one of its own
 
@@ -116,18 +117,17 @@ class Decoder:
 
     def __init__(self, allowance: Allowance, scratch: Path | None) -> None:
         self._allowance = allowance
-        if scratch is not None:
-            scratch.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="rag-owl-decoder-", dir=scratch))
+        self._folder = _own_folder(scratch)
         ours, theirs = socket.socketpair()
+        arguments = [json.dumps([str(path) for path in sys.path]), str(theirs.fileno())]
+        arguments += [str(allowance.seconds), str(allowance.memory)]
         environment = {name: os.environ[name] for name in _ENVIRONMENT & os.environ.keys()}
         environment |= {"TMPDIR": str(self._folder), **_ONE_THREAD}
         try:
             # A program of its own, not a fork: no lock, connection or thread of ours is in it. In
             # its own session, so that Ctrl-C in a terminal ends us first.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, json.dumps(sys.path)]
-                + [str(theirs.fileno()), str(allowance.seconds), str(allowance.memory)],
+                [sys.executable, "-P", "-c", _START, *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -135,9 +135,14 @@ class Decoder:
                 env=environment,
                 start_new_session=True,
             )
-        except BaseException:
+        except BaseException as error:
             ours.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise RagOwlError(
+                    f"cannot start a process to decode in: {error.strerror or error}; check how "
+                    "many processes and how much memory this user may have"
+                ) from error
             raise
         finally:
             theirs.close()
@@ -158,10 +163,7 @@ class Decoder:
     @property
     def reusable(self) -> bool:
         return (
-            self.alive
-            and not self.waiting
-            and not self._grown
-            and self._requests < _MOST_REQUESTS
+            self.alive and not self.waiting and not self._grown and self._requests < _MOST_REQUESTS
         )
 
     def ask(self, request: tuple[Any, ...], extra: float = 0.0) -> None:
@@ -214,6 +216,35 @@ class Decoder:
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_PREFIX = "rag-owl-decoder-"
+
+
+def _own_folder(scratch: Path | None) -> Path:
+    try:
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=scratch))
+    except OSError as error:
+        raise DataFolderError(
+            f"cannot write to {scratch or tempfile.gettempdir()}: {error.strerror or error}. "
+            "Make space or check permissions, then run the same command again."
+        ) from error
+
+
+def sweep(scratch: Path) -> None:
+    """Remove what the decoders of killed processes have left in `scratch`."""
+    for folder in scratch.glob(f"{_PREFIX}*"):
+        try:
+            owner = int(folder.name.removeprefix(_PREFIX).partition("-")[0])
+            os.kill(owner, 0)
+        except ValueError:
+            continue
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # it lives, as somebody else's
+            continue
 
 
 def _reason(status: int | None, error: Exception, seconds: float) -> str:
