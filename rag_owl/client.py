@@ -58,6 +58,7 @@ class RagOwl:
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
             max_video_seconds=settings.max_video_seconds,
+            video_every=settings.video_every,
             max_bytes=settings.max_bytes,
         )
         self._decoders = Pool(

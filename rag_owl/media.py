@@ -32,6 +32,7 @@ class Limits:
     max_bytes: int = 4 * 2**30  # of one file that becomes one document
     max_video_seconds: int = 6 * 3_600  # of one video
     max_frame_pixels: int = 40_000_000  # of one frame of a video; 8K has 33 million
+    video_every: float = 1.0  # seconds from one look at a film to the next
     max_picture_bytes: int = 512 * 2**20  # encoded
     max_row_bytes: int = 32 * 2**20  # one line of a JSONL file, one record of a CSV file
     max_markup_bytes: int = 64 * 2**20  # HTML and Markdown are parsed as a whole

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(100_000_000, ge=1, description="Largest picture that is decoded.")
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
     max_video_seconds: int = Field(6 * 3_600, ge=1, description="Longest video that is read.")
+    video_every: float = Field(
+        1.0, ge=0.1, le=3_600, description="Seconds from one look at a video to the next."
+    )
     max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
     decode_seconds: float = Field(
         60.0,

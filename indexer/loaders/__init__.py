@@ -16,7 +16,14 @@ from rag_owl.indexer.loaders.values import (
     content_sha256,
     document_text,
 )
-from rag_owl.media import DEFAULT_LIMITS, PICTURE_FORMATS, Limits, describe, sniff
+from rag_owl.media import (
+    DEFAULT_LIMITS,
+    PICTURE_FORMATS,
+    VIDEO_FORMATS,
+    Limits,
+    describe,
+    sniff,
+)
 from rag_owl.types import Skipped
 
 __all__ = [
@@ -68,6 +75,10 @@ def _read(source: Input, start_row: int, limits: Limits) -> Iterator[Loaded | Sk
         from rag_owl.indexer.loaders.rows import load_csv
 
         yield from load_csv(source.name, file, start_row, limits)
+    elif media_type in VIDEO_FORMATS:
+        from rag_owl.indexer.loaders.video import load_video
+
+        yield from load_video(source.name, file, limits)
     elif media_type == "application/pdf":
         from rag_owl.indexer.loaders.pdf import load_pdf
 
@@ -91,9 +102,23 @@ def _one_document(name: str, file: WatchedFile, media_type: str, limits: Limits)
     else:
         raise UnreadableMedia(
             f"it is {describe(media_type)}, which cannot be read: give text, Markdown, HTML, "
-            "JSON lines, CSV, PDF, or a picture (JPEG, PNG, WebP, GIF, BMP, TIFF)"
+            "JSON lines, CSV, PDF, a picture (JPEG, PNG, WebP, GIF, BMP, TIFF) or a video"
         )
     return load(name, file, limits)
+
+
+def _read_film(
+    film: Input, titles: Input, titles_file: WatchedFile, limits: Limits
+) -> Iterator[Loaded | Skipped]:
+    """The film with the subtitles beside it; where it cannot be read, those alone."""
+    from rag_owl.indexer.loaders.video import load_video
+
+    try:
+        file = WatchedFile.of(film.path, limits)
+        yield from load_video(film.name, file, limits, titles_file, titles.name)
+    except UnreadableMedia as error:
+        yield Skipped(film.name, f"{error} (its subtitles are used alone)")
+        yield from read(titles, limits=limits)
 
 
 def _read_pair(source: Input, limits: Limits) -> Iterator[Loaded | Skipped]:
@@ -107,6 +132,9 @@ def _read_pair(source: Input, limits: Limits) -> Iterator[Loaded | Skipped]:
         text_file = WatchedFile.of(source.companion, limits)
         text_type = sniff(text_file.head(), text_input.name)
         picture_type = sniff(WatchedFile.of(source.path, limits).head(), source.name)
+        if picture_type in VIDEO_FORMATS and text_type == "text/plain":
+            yield from _read_film(source, text_input, text_file, limits)
+            return
         is_pair = picture_type in PICTURE_FORMATS and text_type.startswith("text/")
         if not is_pair or text_type in _ROWS:
             raise UnreadableMedia("not a picture and its text")

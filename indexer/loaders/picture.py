@@ -62,4 +62,5 @@ def load_pair(name: str, picture: Picture, text: Loaded, text_file: WatchedFile)
         title=text.title if own_title else stem_title(name),
         sha256=content_sha256(digest.hexdigest(), hashlib.sha256(picture.data).hexdigest()),
         sections=sections,
+        source_sha256=text.sha256,
     )

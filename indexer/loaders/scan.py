@@ -12,10 +12,15 @@ from pathlib import Path
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.loaders.files import explained
 from rag_owl.indexer.loaders.values import Input
+from rag_owl.subtitles import SUBTITLE_SUFFIXES
 from rag_owl.types import Skipped
 
 PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm")  # the first that exists is paired
+_VIDEOS = """
+.3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv
+"""
+VIDEO_SUFFIXES = frozenset(_VIDEOS.split())
 
 
 def scan(
@@ -27,7 +32,8 @@ def scan(
     name, the later one gets its folder's name in front. Within folders, what begins with a dot
     is left out. Links are followed to files within the folder given; others, and links
     to folders, only with `follow_links`. A picture and a text of the same stem in one folder become
-    one `Input` (two pictures of a stem: the first in order has the text).
+    one `Input` (two pictures of a stem: the first in order has the text), as do a film and its
+    subtitles.
 
     `leave_out` are rag_owl's own folders and files: each is reported once, under whatever name it
     is met. What lies below one of them is read only when it is given itself.
@@ -216,8 +222,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def companions(names: Sequence[str]) -> dict[str, str]:
-    """For the names in one folder: picture -> the text of the same stem."""
+    """For the names in one folder: picture -> the text of the same stem, film -> its subtitles.
+
+    Of `film.srt`, `film.vtt`, `film.en.srt` the first is the film's; the others are read alone.
+    """
     stems: dict[str, dict[str, str]] = {}
+    films: dict[str, str] = {}
+    titles: dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
         kind = suffix.lower()
@@ -225,7 +236,15 @@ def companions(names: Sequence[str]) -> dict[str, str]:
             stems.setdefault(stem, {}).setdefault("picture", name)
         elif kind in TEXT_SUFFIXES:
             stems.setdefault(stem, {}).setdefault(kind, name)
-    pairs = {}
+        elif kind in VIDEO_SUFFIXES:
+            films.setdefault(stem, name)
+        elif kind in SUBTITLE_SUFFIXES:
+            titles.setdefault(stem, name)
+    for stem in sorted(titles):
+        film, language = os.path.splitext(stem)
+        if film not in titles and 3 <= len(language) <= 4:  # with its dot
+            titles[film] = titles[stem]
+    pairs = {films[stem]: titles[stem] for stem in films if stem in titles}
     for found in stems.values():
         text = next((found[kind] for kind in TEXT_SUFFIXES if kind in found), None)
         if text is not None and "picture" in found:

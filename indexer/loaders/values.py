@@ -18,7 +18,7 @@ PICTURE_SIDE = 1024  # pixels of the longer side of `Picture.image`
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One file to be read. `companion` is the text beside a picture of the same stem."""
+    """One file to be read. `companion`: the text beside a picture, the subtitles beside a film."""
 
     name: str  # posix path within the folder that was given; printable, one line
     path: Path
@@ -68,6 +68,7 @@ class Loaded:
     disappeared or changed since its sha256 was taken; what came before is then void."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None  # the file to keep as the document's blob; rows: the database has it
+    source_sha256: str | None = None  # of its bytes, where that is not `sha256` itself
     row: int | None = None  # from 0, to go on after it: `read(source, start_row=row + 1)`
 
 
