@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rag_owl.errors import ModelNotFound
+from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, TextEmbedder
 from rag_owl.settings import RemoteModel
 
 SENTENCES, NANO = "sentences", "owl-nano"
 NANO_EYES = "owl-nano-eyes"  # as picture embedder
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """How a model of a folder or the hub runs here."""
+
+    device: str = "auto"
+    dtype: str | None = None  # None: its checkpoint's
+    quantize: str | None = None  # "8bit" or "4bit"
+    rows: int = 8  # questions in one batch
+    video_frames: int = 64
+    storage: Literal["bfloat16", "int8", "float32"] = "bfloat16"
+    cache_bytes: int = 512 * 2**20
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +40,7 @@ class Surroundings:
     features_bytes: int
     answer_tokens: int  # the longest answer
     remote: Mapping[str, RemoteModel] = field(default_factory=dict)  # those behind servers
+    local: Local = field(default_factory=Local)
 
 
 def load_answerer(name: str, around: Surroundings) -> Answerer:
@@ -55,9 +72,20 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     from rag_owl.model.owl3.features import FeatureStore
     from rag_owl.model.owl3.sampling import Sampling
 
-    features = FeatureStore(around.features, around.features_bytes)
-    sampling = Sampling(max_new_tokens=around.answer_tokens)
-    return Owl3Answerer.load(name, around.blobs, features, sampling=sampling)
+    local = around.local
+    return Owl3Answerer.load(
+        name,
+        around.blobs,
+        FeatureStore(around.features, around.features_bytes, local.storage),
+        device_map=local.device,
+        dtype=local.dtype,
+        quantize=local.quantize,
+        cache_bytes=local.cache_bytes,
+        rows=local.rows,
+        sampling=Sampling(max_new_tokens=around.answer_tokens),
+        most_frames=local.video_frames,
+        limits=local.limits,
+    )
 
 
 def load_picture_embedder(name: str) -> PictureEmbedder | None:

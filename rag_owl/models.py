@@ -6,21 +6,29 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.search import Embedders
+from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
 from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
 
 
+@runtime_checkable
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class Models:
     """Safe for many threads; one model is loaded at a time."""
 
-    def __init__(self, settings: Settings, blobs: BlobStore, folder: Path) -> None:
+    def __init__(
+        self, settings: Settings, blobs: BlobStore, folder: Path, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._settings = settings
         self._around = registry.Surroundings(
             # Always the bundled one: thresholds are calibrated on it.
@@ -30,6 +38,16 @@ class Models:
             settings.features_bytes,
             settings.answer_tokens,
             settings.remote_models,
+            registry.Local(
+                device=settings.device,
+                dtype=settings.dtype,
+                quantize=settings.quantize,
+                rows=settings.model_rows,
+                video_frames=settings.video_frames,
+                storage=settings.features_storage,
+                cache_bytes=settings.picture_cache_bytes,
+                limits=limits,
+            ),
         )
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
@@ -90,6 +108,14 @@ class Models:
             "gpu", lambda: open_gpu_searcher(budget) if budget else None
         )
         return found
+
+    def close(self) -> None:
+        """Let the models go that hold threads of their own; answers under way fail."""
+        with self._lock:
+            loaded, self._loaded = list(self._loaded.values()), {}
+        for model in loaded:
+            if isinstance(model, Closable):
+                model.close()
 
     def put(self, kind: str, embedder: TextEmbedder | PictureEmbedder) -> None:
         """Use this embedder wherever its name is asked for; `kind` is "text" or "picture"."""

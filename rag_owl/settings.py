@@ -24,6 +24,7 @@ MOST_ITEMS = 400  # retrieved for one question
 _OTHER_NAMES = {
     "RAG_OWL_GOLDEN",
     "RAG_OWL_QWEN2_TOKENIZER",
+    "RAG_OWL_TEST_CHROMIUM",
     "RAG_OWL_TEST_POSTGRES",
     "RAG_OWL_DEBUG",
 }
@@ -99,8 +100,29 @@ class Settings(BaseSettings):
         ),
     )
     answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
+    device: str = Field(
+        "auto", description="Where mPLUG-Owl3 runs: `auto` (a GPU where there is one), `cpu`, …"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="In which numbers it runs. Default: those of its checkpoint."
+    )
+    quantize: Literal["8bit", "4bit"] | None = Field(
+        None, description="Its language part in 8 or 4 bits; needs bitsandbytes."
+    )
+    model_rows: int = Field(
+        8, ge=1, le=256, description="Questions that it answers at once, in one batch."
+    )
+    video_frames: int = Field(
+        64, ge=1, le=400, description="Frames that it is shown of all videos of a question."
+    )
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
+    )
+    features_storage: Literal["bfloat16", "int8", "float32"] = Field(
+        "bfloat16", description="How that is stored; `int8` takes half of the space of `bfloat16`."
+    )
+    picture_cache_bytes: int = Field(
+        512 * 2**20, ge=0, description="Memory for keys and values of pictures that were used last."
     )
     k: int = Field(5, ge=1, le=MOST_ITEMS, description="Items retrieved for a question.")
     context_characters: int = Field(
