@@ -65,7 +65,7 @@ class RagOwl:
             Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
             self.folder / "decoding",
         )
-        self.models = Models(settings, self.blobs, self.folder)
+        self.models = Models(settings, self.blobs, self.folder, self._limits)
         self._retriever = HybridRetriever(
             engine,
             self.segments_folder,
@@ -124,6 +124,7 @@ class RagOwl:
     def close(self) -> None:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
         self._runner.stop()
+        self.models.close()
         self._decoders.close()
         self.engine.dispose()
 
