@@ -127,7 +127,7 @@ export class JobCard {
         icon(verb === "cancel" ? "close" : "again"),
         label,
       );
-    const again = ["failed", "cancelled"].includes(job.state) || (job.state === "done" && job.skipped_count > 0);
+    const again = ["failed", "cancelled"].includes(job.state);
     replace(this.buttons, !finished(job) && act("cancel", "Cancel"), again && act("retry", "Retry"));
   }
 

@@ -2,7 +2,8 @@
 
 import { answerPath, call, download } from "./api.js";
 import { announce, h, icon, owl, plural, problem, replace, when } from "./dom.js";
-import { difference, placeMarkers, segments } from "./text.js";
+import { difference, placeMarkers, segments, toUtf16 } from "./text.js";
+import { clock } from "./time.js";
 
 export const VERDICTS = {
   supported: { icon: "check", label: "supported" },
@@ -47,12 +48,18 @@ export class Turn {
       "ul",
       { class: "asked-with", "aria-label": "Asked with" },
       files.map((file) => {
-        if (!file.type.startsWith("image/")) return h("li", { class: "file" }, icon("video"), file.name);
+        if (!file.type.startsWith("image/")) return h("li", {}, this.ownVideo(file));
         const img = h("img", { alt: file.name, src: URL.createObjectURL(file) });
         img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
         return h("li", {}, img);
       }),
     );
+  }
+
+  /** The user's own video, for the moments that an answer names. */
+  ownVideo(file) {
+    this.film = h("video", { controls: true, preload: "metadata", playsinline: true, "aria-label": file.name, src: URL.createObjectURL(file) });
+    return this.film;
   }
 
   found(retrieved) {
@@ -76,12 +83,13 @@ export class Turn {
 
   finish(answer) {
     this.answer = answer;
-    if (answer.sources) this.retrieved = answer.sources;
+    if (answer.sources?.every((source) => source.item)) this.retrieved = answer.sources;
     this.body.classList.toggle("abstained", answer.abstained);
     replace(
       this.body,
       this.before && this.changes(),
       answer.abstained && h("p", { class: "state" }, owl("closed"), h("span", {}, h("strong", {}, "No answer found. "), "Better to say so than to guess.")),
+      answer.reading && h("p", { class: "small-print" }, `Understood as: ${answer.reading}`),
       this.laidOut(),
       this.warnings(),
       this.actions(),
@@ -92,12 +100,15 @@ export class Turn {
 
   /** The answer's text with what rests on evidence marked, each marker a button. */
   laidOut() {
-    const { text, citations, short } = this.answer;
+    const { text, citations, short, moments = [] } = this.answer;
     const places = placeMarkers(text, citations);
+    const units = toUtf16(text);
+    const moves = moments.map((moment) => ({ start: units(moment.start), end: units(moment.end), moment }));
     const spans = places.flatMap((place) => [
       { start: place.start, end: place.end, place },
       ...(place.at === null ? [] : [{ start: place.at, end: place.to, marker: place }]),
     ]);
+    spans.push(...moves);
     const at = short ? text.indexOf(short) : -1;
     if (at >= 0 && short.length < text.length) spans.push({ start: at, end: at + short.length, short: true });
     const loose = places.filter((place) => place.at === null && !place.shared);
@@ -110,12 +121,24 @@ export class Turn {
       else {
         const cited = over.filter((span) => span.place);
         const inner = over.some((span) => span.short) ? h("strong", {}, piece) : piece;
-        shown.push(cited.length ? h("span", { class: `cited ${best(cited)}` }, inner) : inner);
+        if (cited.length) shown.push(h("span", { class: `cited ${best(cited)}` }, inner));
+        else shown.push(over.some((span) => span.moment) ? h("span", { class: "cited" }, inner) : inner);
       }
+      for (const { moment } of moves.filter((one) => one.end === offset)) shown.push(this.moment(moment));
       for (const place of loose.filter((place) => place.end === offset)) shown.push(this.marker(place));
     }
     this.text = h("p", { class: "answer-text" }, shown);
     return this.text;
+  }
+
+  /** A stretch of the user's own video that a statement rests on. */
+  moment({ start_seconds: start, end_seconds: end }) {
+    const seek = () => {
+      this.film.currentTime = start;
+      this.film.play().catch(() => {}); // the browser may refuse; its own controls remain
+      this.film.scrollIntoView({ block: "nearest" });
+    };
+    return h("button", { type: "button", class: "marker moment", disabled: !this.film, "aria-label": `Your video, ${clock(start)} to ${clock(end)}`, onclick: seek }, clock(start));
   }
 
   marker(place) {
@@ -143,8 +166,8 @@ export class Turn {
   }
 
   warnings() {
-    const { dangling_markers: dangling, left_out: left } = this.answer;
-    const said = [];
+    const { dangling_markers: dangling, left_out: left, notes } = this.answer;
+    const said = [...(notes ?? [])];
     if (dangling?.length)
       said.push(`${dangling.map((n) => `[${n}]`).join(", ")} in this answer points to no source; do not trust it.`);
     if (left?.length) said.push(`${plural(left.length, "source")} did not fit and ${left.length === 1 ? "was" : "were"} not read whole.`);
