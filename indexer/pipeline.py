@@ -227,7 +227,7 @@ class Ingest:
             if loaded.source is not None:
                 with loaded.source.open("rb") as file:
                     blob = self._shop.blobs.put(file)
-                if source.companion is None and blob != loaded.sha256:
+                if blob != (loaded.source_sha256 or loaded.sha256):
                     raise UnreadableMedia("changed while it was read; ingest it again")
                 entry.document = document = replace(document, blob=blob)
             self._batch.entries.append(entry)
