@@ -10,7 +10,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "this needs apt-get; install chromium with the package manager at hand" >&2
+    echo "this needs apt-get; install Chromium by hand, or name it with RAG_OWL_TEST_CHROMIUM" >&2
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive

@@ -18,7 +18,7 @@ from rag_owl.schema import prepare_schema
 
 # The tests say themselves what is set.
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
-    if name not in ("RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER", "RAG_OWL_TEST_POSTGRES"):
+    if name not in ("RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER") and "_TEST_" not in name:
         del os.environ[name]
 
 
