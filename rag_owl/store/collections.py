@@ -88,6 +88,10 @@ def get_or_create(session: Session, name: str) -> Collection:
     return get(session, name)
 
 
+def exists(session: Session, name: str) -> bool:
+    return session.scalar(select(CollectionRow.key).where(CollectionRow.name == name)) is not None
+
+
 def list_all(session: Session) -> list[CollectionInfo]:
     return list_page(session, limit=None)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
@@ -16,6 +16,7 @@ from rag_owl.errors import Conflict, NotFound
 from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
+STATES = ("queued", "running", "done", "failed", "cancelled")
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
 SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
 
@@ -43,6 +44,7 @@ class JobInput:
     companion_name: str = ""
     next_row: int = 0  # below 0: of a file without rows, how many documents are stored
     attempts: int = 0  # interruptions since anything of it was stored
+    origin: str | None = None  # of what was uploaded; None: its path
 
 
 def create(
@@ -191,7 +193,16 @@ def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[J
         .limit(limit)
     )
     return [
-        JobInput(r.position, r.name, r.path, r.companion, r.companion_name, r.next_row, r.attempts)
+        JobInput(
+            r.position,
+            r.name,
+            r.path,
+            r.companion,
+            r.companion_name,
+            r.next_row,
+            r.attempts,
+            r.origin,
+        )
         for r in rows
     ]
 
@@ -293,6 +304,30 @@ def list_page(
         earlier = and_(JobRow.created_at == at, JobRow.id < job_id)
         conditions.append(or_(JobRow.created_at < at, earlier))
     return list(_jobs(session, and_(*conditions), limit, shown=SKIPPED_LISTED))
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
+    return dict.fromkeys(STATES, 0) | {state: number for state, number in rows}
+
+
+def unfinished_documents(session: Session) -> tuple[int, int]:
+    """(found, handled) of the jobs that are not finished."""
+    handled = JobRow.added + JobRow.updated + JobRow.unchanged + JobRow.skipped
+    found, done = session.execute(
+        select(func.sum(JobRow.found), func.sum(handled)).where(
+            JobRow.state.in_(("queued", "running"))
+        )
+    ).one()
+    return int(found or 0), int(done or 0)
+
+
+def uploads_in_use(session: Session) -> set[str]:
+    """Of uploads that a job reads, or would read if it was tried again."""
+    parameters = session.scalars(
+        select(JobRow.parameters).where(JobRow.state != "done", JobRow.kind == "ingest")
+    )
+    return {str(each["upload"]) for each in parameters if "upload" in each}
 
 
 def several(session: Session, ids: Sequence[str]) -> dict[str, Job]:
