@@ -13,7 +13,7 @@ from PIL.Image import Image
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from rag_owl import db, paths
+from rag_owl import db, paths, uploads
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.batch import Batch, Entry, commit, embedding_input
 from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
@@ -128,7 +128,12 @@ class Ingest:
             else:
                 path = paths.dump(each.path.resolve())
                 companion = paths.dump(each.companion) if each.companion else None
-                found.append(JobInput(position, each.name, path, companion, each.companion_name))
+                origin = uploads.origin_of(self._claim.parameters, each.name)
+                found.append(
+                    JobInput(
+                        position, each.name, path, companion, each.companion_name, origin=origin
+                    )
+                )
                 position += 1
             if len(found) + len(skipped) >= 1_000:
                 store()
@@ -201,12 +206,12 @@ class Ingest:
         """One document into the batch, over as many batches as it takes; False to stop."""
         suffix = "" if loaded.row is None else loaded.name.removeprefix(source.name)
         document = NewDocument(
-            origin=source.path + suffix,
+            origin=(source.origin or source.path) + suffix,
             name=loaded.name,
             title=loaded.title,
             sha256=loaded.sha256,
             media_type=loaded.media_type,
-            metadata=loaded.metadata,
+            metadata={**loaded.metadata, **self._claim.parameters.get("metadata", {})},
         )
         known = documents.find(
             self._looking(),

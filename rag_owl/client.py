@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from rag_owl import db, media, own_video
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
+from rag_owl import uploads
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
@@ -120,6 +121,15 @@ class RagOwl:
         view = copy.copy(self)
         view.engine = limited(self.engine, names)
         return view
+
+    @property
+    def limits(self) -> media.Limits:
+        return self._limits
+
+    def warm_up(self) -> None:
+        """Load the models that the first question would wait for. Raises `ModelError`."""
+        self.models.embedders_for(None)
+        self.models.answerer()
 
     def close(self) -> None:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
@@ -349,7 +359,10 @@ class RagOwl:
             leave_out=[self.folder],
             remember_picture=self.models.remember_picture(),
         )
-        return Ingest(workshop, claim, stopping).run()
+        finished = Ingest(workshop, claim, stopping).run()
+        if finished:
+            uploads.remove(self.folder, claim.parameters)
+        return finished
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -177,6 +177,7 @@ def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> No
                     "path": i.path,
                     "companion": i.companion,
                     "companion_name": i.companion_name,
+                    "origin": i.origin,
                     "done": False,
                     "next_row": 0,
                 }
