@@ -13,10 +13,9 @@ from typing import Any, Self, TypeAlias
 
 from sqlalchemy import Engine
 
-from rag_owl import db, media, own_video
+from rag_owl import db, media, own_video, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
-from rag_owl import uploads
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia

@@ -309,7 +309,7 @@ def list_page(
 
 def count_by_state(session: Session) -> dict[str, int]:
     rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
-    return dict.fromkeys(STATES, 0) | {state: number for state, number in rows}
+    return dict.fromkeys(STATES, 0) | {row.state: row[1] for row in rows}
 
 
 def unfinished_documents(session: Session) -> tuple[int, int]:
