@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Engine
 
 from rag_owl import context as contexts
-from rag_owl import db, evidence
+from rag_owl import conversation, db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.ports import Answerer, Retriever, Watcher
 from rag_owl.settings import MOST_ITEMS
-from rag_owl.store import answers, collections, filters
+from rag_owl.store import answers, collections, filters, items
 from rag_owl.store.names import is_storable
-from rag_owl.types import Answer, Question
+from rag_owl.types import Answer, Question, Retrieved
 
 LONGEST_QUESTION = 10_000  # characters
+MOST_TOKENS = 100_000  # that an answer may be allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,15 @@ class Parts:
 
 
 def answer_question(
-    question: Question, parts: Parts, on_text: Callable[[str], None] | None = None
+    question: Question,
+    parts: Parts,
+    on_text: Callable[[str], None] | None = None,
+    on_sources: Callable[[Sequence[Retrieved]], None] | None = None,
 ) -> Answer:
     """Retrieve, lay out, answer, check, store.
 
-    on_text: called with each piece of the answer's text as it comes.
+    on_text: called with each piece of the answer's text as it comes. on_sources: called before,
+    with what the model is shown, in the order of the markers.
     Raises `InvalidQuestion`, `NotFound` for an unknown collection, `InvalidFilter`, `ModelError`.
     """
     check(question)
@@ -43,10 +48,12 @@ def answer_question(
     if question.video is not None:
         stills = parts.stills(question.video)
         pictured = replace(question, pictures=(*question.pictures, *stills))
-    retrieved = parts.retriever.retrieve(pictured)
+    retrieved = _retrieve(pictured, parts)
     watches = isinstance(parts.answerer, Watcher) and parts.answerer.watches_video
     shown = question if watches else pictured
     context = contexts.interleave(retrieved, shown, parts.context_characters)
+    if on_sources:
+        on_sources(context.sources)
     draft = parts.answerer.answer(context, on_text)
     context = replace(context, question=question)
     if shown.pictures != question.pictures:
@@ -58,6 +65,22 @@ def answer_question(
         answer = evidence.verify(draft, context, generation.key if generation else 0)
         answers.save(session, collection.key, answer, context)
     return answer
+
+
+def _retrieve(question: Question, parts: Parts) -> list[Retrieved]:
+    """Without the excluded items; a follow-up is shown what the turn before it cited as well."""
+    excluded = set(question.exclude_items)
+    found = parts.retriever.retrieve(replace(question, k=question.k + len(excluded)))
+    found = [hit for hit in found if hit.item.id not in excluded][: question.k]
+    if not conversation.is_follow_up(question) or question.filters:
+        return found  # what was cited need not satisfy the filters
+    have = {hit.item.id for hit in found} | excluded
+    cited = [name for name in question.history[-1].cited if name not in have][: question.k // 2]
+    with db.reading(parts.engine) as session:
+        key = collections.get(session, question.collection).key
+        kept = items.by_id(session, key, cited, current=True)
+    more = [Retrieved(kept[name], 0.0) for name in cited if name in kept]
+    return [*found[: question.k - len(more)], *more]
 
 
 def check(question: Question, needs_text: bool = True) -> None:
@@ -92,6 +115,18 @@ def check_form(question: Question) -> None:
         raise InvalidQuestion(f"k is too {'small' if k < 1 else 'large'}: give 1 to {MOST_ITEMS}")
     if question.filters is not None and question.filters != {}:
         filters.check(question.filters)
+    for item_id in question.exclude_items:
+        if not isinstance(item_id, str) or not is_storable(item_id):
+            raise InvalidQuestion(f"exclude_items: {item_id!r} is no item's id")
+    if len(question.exclude_items) > MOST_ITEMS:
+        raise InvalidQuestion(f"exclude_items names more than {MOST_ITEMS} items")
+    for name, value, least, most in (
+        ("max_tokens", question.max_tokens, 1, MOST_TOKENS),
+        ("seed", question.seed, 0, 2**63 - 1),
+    ):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and least <= value <= most):
+            raise InvalidQuestion(f"{name} is a whole number from {least} to {most}")
 
 
 def _type(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import reprlib
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Self, TypeAlias
 
 from sqlalchemy import Engine
 
-from rag_owl import db, media, own_video, uploads
+from rag_owl import conversation, db, media, own_video, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
@@ -28,11 +29,11 @@ from rag_owl.indexer.search import HybridRetriever
 from rag_owl.models import Models
 from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
-from rag_owl.store import answers, collections, documents, items
+from rag_owl.store import answers, collections, documents, items, names
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.store.jobs import Claim
-from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved
+from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn
 from rag_owl.visibility import limited
 
 PictureInput: TypeAlias = str | os.PathLike[str] | bytes
@@ -223,26 +224,80 @@ class RagOwl:
         model: str | None = None,
         on_text: Callable[[str], None] | None = None,
         video: PictureInput | None = None,
+        *,
+        conversation_id: str | None = None,
+        exclude_items: Sequence[str] = (),
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        on_sources: Callable[[Sequence[Retrieved]], None] | None = None,
+        asked_by: str | None = None,
     ) -> Answer:
         """Answer from the collection alone, with the exact evidence.
 
         images: files or bytes, shown to the model with the question. filters: DESIGN's metadata
         filters, as in `{"field": "year", "op": ">=", "value": 1990}`. on_text: gets the answer's
         text as it comes. video: a file or bytes, shown as frames with their times; a model that
-        watches no videos gets four pictures of it, and the answer says so.
+        watches no videos gets four pictures of it, and the answer says so. conversation_id: that of
+        an earlier answer, to go on from it. exclude_items: ids of items that the model must not be
+        shown. max_tokens: of the answer; seed: for models that draw. on_sources: gets what the
+        model is shown, before its text. asked_by: id of the key that asks.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
         """
-        asked = self._question(collection, question, images, filters, k)
+        if isinstance(exclude_items, str) or not isinstance(exclude_items, Iterable):
+            raise InvalidQuestion("exclude_items is a list of item ids")
+        asked = self._question(
+            collection,
+            question,
+            images,
+            filters,
+            k,
+            conversation_id=conversation_id or uuid.uuid4().hex,
+            exclude_items=tuple(exclude_items),
+            max_tokens=max_tokens,
+            seed=seed,
+            model=model,
+            asked_by=asked_by,
+        )
         if video is not None:
             asked = replace(asked, video=own_video.keep_video(self.blobs, video, self._limits))
-        parts = Parts(
+        if conversation_id is not None:
+            asked = conversation.with_history(asked, self._history(collection, conversation_id))
+        return answer_question(asked, self._parts(model), on_text, on_sources)
+
+    def replay(
+        self,
+        answer_id: str,
+        *,
+        exclude_items: Sequence[str] | None = None,
+        model: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+        on_sources: Callable[[Sequence[Retrieved]], None] | None = None,
+        asked_by: str | None = None,
+    ) -> Answer:
+        """Ask again what an answer was given to: a new answer, from what is stored now.
+
+        exclude_items, model: instead of those of the first time. Raises as `ask` does.
+        """
+        with db.reading(self.engine) as session:
+            asked = answers.question_of(session, answer_id)
+        asked = replace(asked, asked_by=asked_by, model=model or asked.model)
+        if exclude_items is not None:
+            asked = replace(asked, exclude_items=tuple(exclude_items))
+        return answer_question(asked, self._parts(asked.model), on_text, on_sources)
+
+    def _parts(self, model: str | None) -> Parts:
+        return Parts(
             self.engine,
             self._retriever,
             self.models.answerer(model),
             self.settings.context_characters,
             lambda key: own_video.stills(self.blobs, key, self._limits),
         )
-        return answer_question(asked, parts, on_text)
+
+    def _history(self, collection: str, conversation_id: str) -> list[Turn]:
+        with db.reading(self.engine) as session:
+            key = collections.get(session, collection).key
+            return answers.history(session, key, conversation_id)
 
     def search(
         self,
@@ -267,6 +322,24 @@ class RagOwl:
         with db.reading(self.engine) as session:
             return answers.get(session, answer_id)
 
+    def sources(self, answer_id: str) -> list[Retrieved | None]:
+        """What the model was shown, in the order of its markers; None: deleted since then.
+
+        Raises `NotFound`.
+        """
+        with db.reading(self.engine) as session:
+            return answers.sources(session, answer_id)
+
+    def rate(self, answer_id: str, rating: int, comment: str | None = None) -> Answer:
+        """rating: -1, 0 or 1. Raises `NotFound`, `InvalidInput`."""
+        if isinstance(rating, bool) or rating not in (-1, 0, 1):
+            raise InvalidInput("a rating is -1, 0 or 1")
+        if comment is not None and not names.is_storable(comment):
+            raise InvalidInput("the comment holds a NUL or a lone surrogate; leave it out")
+        with db.writing(self.engine) as session:
+            answers.rate(session, answer_id, rating, comment)
+            return answers.get(session, answer_id)
+
     def _question(
         self,
         collection: str,
@@ -274,8 +347,10 @@ class RagOwl:
         images: Sequence[PictureInput],
         filters: Mapping[str, Any] | None,
         k: int | None,
+        **more: Any,
     ) -> Question:
-        asked = Question(collection, text, (), filters, k if k is not None else self.settings.k)
+        k = k if k is not None else self.settings.k
+        asked = Question(collection, text, (), filters, k, **more)
         check_form(asked)
         with db.reading(self.engine) as session:
             collections.get(session, collection)  # before anything is stored of a stranger's input

@@ -32,6 +32,7 @@ MARKER = re.compile(r"\[(\d{1,4})\]")
 
 def verify(draft: Draft, context: Context, generation: int) -> Answer:
     """The draft as an `Answer`, with a `Citation` per attribution that holds."""
+    question = context.question
     sources = len(context.sources)
     dangling = sorted(
         {int(m) for m in MARKER.findall(draft.text) if not 1 <= int(m) <= sources}
@@ -43,8 +44,8 @@ def verify(draft: Draft, context: Context, generation: int) -> Answer:
     )
     return Answer(
         id=uuid.uuid4().hex,
-        collection=context.question.collection,
-        question=context.question.text,
+        collection=question.collection,
+        question=question.words or question.text,
         text=draft.text,
         abstained=draft.abstained or not (citations or draft.moments),
         citations=() if draft.abstained else citations,
@@ -54,11 +55,17 @@ def verify(draft: Draft, context: Context, generation: int) -> Answer:
         answerable=draft.answerable,
         dangling_markers=tuple(dangling),
         left_out=(*context.left_out, *(i for i in draft.left_out if i not in context.left_out)),
-        pictures=context.question.pictures,
+        pictures=question.pictures,
         created_at=time.time(),
-        video=context.question.video,
+        video=question.video,
         moments=() if draft.abstained else draft.moments,
         notes=draft.notes,
+        conversation_id=question.conversation_id,
+        reading=question.text if question.words is not None else None,
+        sources=tuple(source.item.id for source in context.sources),
+        exclude_items=question.exclude_items,
+        replay_of=question.replay_of,
+        usage=draft.usage,
     )
 
 

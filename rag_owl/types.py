@@ -194,6 +194,9 @@ class Question:
     exclude_items: tuple[str, ...] = ()  # item ids that must not be shown to the model
     max_tokens: int | None = None  # the longest answer; None: as the settings say
     seed: int | None = None
+    model: str | None = None  # the answerer by the name it was asked for; None: the default
+    replay_of: str | None = None  # id of the answer that is asked for again
+    asked_by: str | None = None  # id of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +311,7 @@ class Answer:
     reading: str | None = None  # how a follow-up was understood, where that differs
     sources: tuple[str, ...] = ()  # item ids that the model was shown: sources[i] is marker [i+1]
     exclude_items: tuple[str, ...] = ()
+    replay_of: str | None = None  # id of the answer that was asked for again
     usage: Usage | None = None
     rating: int | None = None  # -1, 0 or 1, by the user
     rating_comment: str | None = None

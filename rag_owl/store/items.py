@@ -193,6 +193,22 @@ def get(session: Session, collection_key: int, item_id: str) -> Item:
     return _item(row)
 
 
+def by_id(
+    session: Session, collection_key: int, ids: Sequence[str], current: bool = False
+) -> dict[str, Item]:
+    """Those of the items that the collection has; with `current` only those that are searched."""
+    wanted = [name for name in dict.fromkeys(ids) if names.is_storable(name)]
+    found = {}
+    for at in range(0, len(wanted), _AT_ONCE):
+        part = wanted[at : at + _AT_ONCE]
+        chosen = _COLUMNS.where(ItemRow.id.in_(part), RevisionRow.collection_key == collection_key)
+        if current:
+            chosen = chosen.where(RevisionRow.current)
+        for row in session.execute(chosen):
+            found[row[1]] = _item(row)
+    return found
+
+
 def siblings(session: Session, keys: Sequence[int]) -> dict[int, list[int]]:
     """For each item, those of the same revision that share its picture, itself among them."""
     twin = aliased(ItemRow)
