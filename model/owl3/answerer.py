@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rag_owl.errors import InvalidQuestion
+from rag_owl.errors import InvalidQuestion, OutOfMemory
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model.attribution import AttentionRecord
 from rag_owl.model.owl3.drawn import Drawn, tokens_of
@@ -25,6 +26,8 @@ from rag_owl.model.owl3.tokenizer import Owl3Tokenizer, TextStream
 from rag_owl.model.statements import ABSTENTION, is_abstention, statements
 from rag_owl.ports import BlobStore
 from rag_owl.types import Attribution, Context, Draft, Moment, Question, Usage
+
+log = logging.getLogger(__name__)
 
 FRAMES = 64  # of the films of one question, unless told otherwise
 MOST_FRAMES = 400
@@ -151,7 +154,10 @@ class Owl3Answerer:
         features = self._looker.features
         if features is None:
             return False
-        self._looker.look([View(key, key)], keep=True)
+        try:
+            self._looker.look([View(key, key)], keep=True)
+        except OutOfMemory as error:
+            log.warning("%s", error)  # no reason to end the job that indexes it
         return features.get(self.model.memory_identity, key) is not None
 
     # --- before the first token -------------------------------------------------------------
