@@ -48,6 +48,7 @@ class DescriptorPictureEmbedder:
         + ORIENTATIONS * GRADIENT_CELLS**2
     )
     reads_text = False
+    text_floor = 1.0
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> Floats:
         """(n,) upright pictures -> (n, dimension), rows of unit length; about 2 ms each."""

@@ -143,6 +143,7 @@ class MultimodalEmbedder(SentenceEmbedder):
     def __init__(self, name: str, model: Any) -> None:
         super().__init__(name, model.get_embedding_dimension(), lambda: model)
         self.reads_text: bool = model.supports("text")
+        self.text_floor = -1.0  # not known of any model: all that it finds counts
 
     def embed_pictures(self, pictures: Sequence[Image]) -> Vectors:
         """(n,) upright RGB -> (n, dimension), rows of unit length."""

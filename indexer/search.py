@@ -32,6 +32,9 @@ RANK_CONSTANT = 60  # Cormack et al. 2009, "Reciprocal Rank Fusion", §2
 # picture shows: its words alone fit any country. With 20, what looks most alike stays ahead of what
 # comes tenth, however well the words fit that one: 20 / 61 - 20 / 70 > 2 / 61.
 PICTURE_WEIGHT = 20.0
+# Words find a picture less surely than a text: one that the words fit first does not pass a text
+# that both the other searches put first.
+PICTURE_BY_TEXT_WEIGHT = 0.9
 _FILTERS_KEPT = 32
 _COUNTS_HOLD = 60.0  # seconds
 
@@ -87,6 +90,7 @@ class _Queries:
     text: str
     by_text: NDArray[np.float32] | None
     by_picture: Sequence[NDArray[np.float32]]
+    text_floor: float  # for pictures that are searched by text
     wanted: Sequence[Channel]
 
 
@@ -158,7 +162,7 @@ class HybridRetriever:
         by_picture = []
         if "picture" in wanted:
             by_picture = self._picture_queries(embedders, question, text)
-        return _Queries(text, by_text, by_picture, wanted)
+        return _Queries(text, by_text, by_picture, embedders.picture.text_floor, wanted)
 
     def _search(
         self,
@@ -183,6 +187,8 @@ class HybridRetriever:
             found.append(_Ranking("words", dict(ranked)))
         for vector in queries.by_picture:
             hits = view.nearest("picture", vector, depth, allowed)
+            if not question.pictures:
+                hits = {key: s for key, s in hits.items() if s >= queries.text_floor}
             if queries.by_text is not None:
                 hits = _best_siblings(session, view, hits, queries.by_text)
             found.append(_Ranking("picture", hits))
@@ -270,7 +276,9 @@ def _best_siblings(
 
 
 def _weight(ranking: _Ranking, with_pictures: bool) -> float:
-    return PICTURE_WEIGHT if with_pictures and ranking.channel == "picture" else 1.0
+    if ranking.channel != "picture":
+        return 1.0
+    return PICTURE_WEIGHT if with_pictures else PICTURE_BY_TEXT_WEIGHT
 
 
 def _fuse(found: Sequence[_Ranking], with_pictures: bool) -> dict[int, float]:

@@ -35,6 +35,7 @@ class PictureEmbedder(Protocol):
     name: str
     dimension: int
     reads_text: bool  # whether `embed_query` puts text into the same space
+    text_floor: float  # cosine below which a picture has nothing to do with a text
 
     def embed_pictures(self, pictures: Sequence[Image]) -> NDArray[np.float32]:
         """(n,) upright RGB -> (n, dimension), rows of unit length."""

@@ -28,9 +28,10 @@ class NanoPictureEmbedder:
 
     reads_text = True
 
-    def __init__(self, eyes: Eyes, revision: str, instance_share: float) -> None:
+    def __init__(self, eyes: Eyes, revision: str, calibration: dict[str, float]) -> None:
         self._eyes = eyes
-        self._share = instance_share
+        self._share = share = calibration["instance_share"]
+        self.text_floor = calibration["text_floor"] * (1 - share) ** 0.5
         self.name = f"owl-nano-eyes@{revision}"
         self.dimension = eyes.config.embedding_width
 
@@ -40,7 +41,7 @@ class NanoPictureEmbedder:
         card = weights.manifest(folder)
         share = card["calibration"]["instance_share"]
         revision = f"{card['files']['eyes.safetensors'][:8]}-{round(share * 100)}"
-        return cls(weights.load_eyes(folder), revision, share)
+        return cls(weights.load_eyes(folder), revision, card["calibration"])
 
     def embed_pictures(self, pictures: Sequence[Image]) -> NDArray[np.float32]:
         """(n,) upright RGB -> (n, dimension), rows of unit length."""

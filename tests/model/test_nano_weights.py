@@ -15,7 +15,7 @@ from rag_owl.model.nano.embedder import NanoPictureEmbedder
 from rag_owl.model.nano.eyes import Eyes, EyesConfig, to_pixels
 from rag_owl.model.nano.reader import Reader, ReaderConfig
 
-CALIBRATION = {"instance_share": 0.36, "same": 0.5}
+CALIBRATION = {"instance_share": 0.36, "same": 0.5, "text_floor": 0.15}
 
 
 @pytest.fixture(scope="module")

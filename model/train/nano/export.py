@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rag_owl.model.nano import weights
+from rag_owl.model.nano import minilm, weights
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.pointing import spans
 from rag_owl.model.nano.reader import Reader
 from rag_owl.model.nano.window import collate
-from rag_owl.model.train.nano import passages, warp
+from rag_owl.model.train.nano import passages, texts, warp
 from rag_owl.model.train.nano.eyes import embed, precision_at_5
 from rag_owl.model.train.nano.passages import Episode
 from rag_owl.model.train.nano.pictures import Flags, load, load_flags
@@ -144,6 +144,23 @@ def looking_calibration(eyes: Eyes, flags: Flags, data: Path, cache: Path) -> di
     return {"instance_share": best[1], "same": best[2]}
 
 
+def text_calibration(eyes: Eyes, material: Material, data: Path, cache: Path) -> dict[str, float]:
+    """The cosine of a text and a picture's text half that 99 of 100 unrelated pairs stay below:
+    questions of the calibration articles and tiny-imagenet's validation pictures."""
+    things = load(data, cache, "val")
+    text_half = embed(eyes, things.pixels)[1]
+    eyes.eval()
+    asked = [q.question for a in material.articles[:CALIBRATION_ARTICLES] for q in a.questions]
+    questions = minilm.sentence_vectors(random.Random(5).sample(asked, 200))
+    unrelated = (text_half @ torch.from_numpy(questions).T).flatten().numpy()
+    names = texts.class_vectors(things.names)
+    own = (text_half * names[torch.from_numpy(things.labels)]).sum(1).numpy()
+    floor = float(np.quantile(unrelated, 0.99))
+    share = (own >= floor).mean()
+    print(f"text floor {floor:.3f}; above it with their own name: {share:.3f}")
+    return {"text_floor": floor}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -159,6 +176,7 @@ def main() -> None:
     reader.eval()
     material = Material(args.data, cache, "val")
     calibration = looking_calibration(eyes, load_flags(args.data), args.data, cache)
+    calibration |= text_calibration(eyes, material, args.data, cache)
     calibration |= reading_calibration(reader, eyes, material, args.questions)
     print(calibration)
     weights.write(args.weights, eyes, reader, calibration)
