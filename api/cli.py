@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api import cli_model
+from rag_owl.api import cli_model, cli_service
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_model.app, name="model")
+app.add_typer(cli_service.keys, name="keys")
+app.command()(cli_service.serve)
+app.command()(cli_service.worker)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
