@@ -1,0 +1,129 @@
+"""The composition root of the HTTP service: `create_app(settings)`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+
+from rag_owl import __version__, uploads
+from rag_owl.api import auth, errors, schemas
+from rag_owl.api.events import JobWatch
+from rag_owl.api.limits import RateLimits
+from rag_owl.api.metrics import Metrics
+from rag_owl.api.middleware import Guard, split_list
+from rag_owl.api.routes import collections, documents, health, items, jobs, keys, search
+from rag_owl.api.state import State
+from rag_owl.api.thumbnails import Thumbnails
+from rag_owl.client import RagOwl
+from rag_owl.errors import RagOwlError
+from rag_owl.lane import Lane
+from rag_owl.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# Answers that clients wait for had their time when the server waited for its requests.
+_LAST_WAIT = 1.0  # seconds
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over the data folder of the settings. Nothing is opened before it starts.
+
+    Starting raises `DataFolderError` where strangers could come in and no key exists, and as
+    `RagOwl.open` does.
+    """
+    rates = RateLimits(settings)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        owl = await run_in_threadpool(_open, settings)
+        lane = Lane("model", settings.waiting_questions)
+        state = State(
+            settings=settings,
+            owl=owl,
+            lane=lane,
+            watch=JobWatch(owl.engine),
+            rates=rates,
+            metrics=metrics,
+            thumbnails=Thumbnails(owl.folder / "thumbnails", owl.blobs, owl.limits),
+        )
+        app.state.rag_owl = state
+        loading = asyncio.create_task(_load(state))
+        try:
+            yield
+        finally:
+            state.ready = False
+            loading.cancel()
+            state.watch.close()
+            await run_in_threadpool(lane.close, _LAST_WAIT)
+            await run_in_threadpool(owl.close)
+
+    app = FastAPI(
+        title="rag_owl",
+        version=__version__,
+        description="Ask your pictures, pages and videos. Get an answer, and the exact evidence "
+        "for it.",
+        lifespan=lifespan,
+        docs_url=None,  # they would load scripts from elsewhere; `/docs` is our own
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        generate_unique_id_function=lambda route: route.name,
+    )
+    errors.install(app)
+    for module in (health, collections, documents, items, search, jobs, keys):
+        app.include_router(module.router)
+    _describe(app)
+    origins = split_list(settings.cors_origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(Guard, settings=settings, rates=rates, metrics=metrics)
+    return app
+
+
+def _open(settings: Settings) -> RagOwl:
+    owl = RagOwl.open(work_jobs=settings.job_runner == "thread", **dict(settings))
+    try:
+        auth.check_start(owl.engine, settings)
+        uploads.sweep(owl.engine, owl.folder)
+    except BaseException:
+        owl.close()
+        raise
+    return owl
+
+
+async def _load(state: State) -> None:
+    """Load what the first question would wait for; until then `/readyz` says so."""
+    try:
+        await run_in_threadpool(state.owl.warm_up)
+        state.ready = True
+        log.info("ready", model=state.settings.model)
+    except RagOwlError as error:
+        state.trouble = "models"
+        log.error("models cannot be loaded", error=str(error))
+
+
+def _describe(app: FastAPI) -> None:
+    """Put what routes refer to by name into the OpenAPI document."""
+    original = app.openapi
+
+    def described() -> dict[str, object]:
+        if app.openapi_schema is None:
+            document = original()
+            parts = document.setdefault("components", {}).setdefault("schemas", {})
+            for model in (schemas.Problem, schemas.FromUrl):
+                parts[model.__name__] = model.model_json_schema()
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,0 +1,165 @@
+"""Errors over HTTP: the tree of `rag_owl.errors` as RFC 9457 problem documents.
+
+{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no job 'x'", "field": …}
+
+`field` names the part of the request that it is about, where that is known. What an operator must
+mend (a full disk, a damaged file) is written to the log with the request's id; strangers are told
+that id and no path of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from rag_owl.errors import (
+    Busy,
+    Cancelled,
+    Conflict,
+    DataFolderBusy,
+    DataFolderError,
+    Forbidden,
+    InvalidInput,
+    ModelError,
+    ModelNotFound,
+    NotFound,
+    OutOfMemory,
+    RagOwlError,
+)
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+CLIENT_GONE = 499  # nginx's: nobody is there to read it; for the log and the metrics
+_MOST_DETAIL = 2_000  # characters: a message may quote what a stranger sent
+
+# The first that fits. Errors of an operator's making come as 5xx without their message.
+_STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
+    (InvalidInput, 422),
+    (ModelNotFound, 404),
+    (NotFound, 404),
+    (Forbidden, 403),
+    (DataFolderBusy, 503),
+    (Conflict, 409),
+    (Busy, 503),
+    (Cancelled, CLIENT_GONE),
+    (OutOfMemory, 503),
+    (ModelError, 502),
+    (DataFolderError, 507),
+)
+_FIELDS: tuple[tuple[type[RagOwlError], str], ...] = ((ModelNotFound, "model"),)
+
+
+class Problem(Exception):
+    """What only HTTP knows of: an answer with this status and these words."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.field = field
+        self.headers = dict(headers or {})
+
+
+def problem_of(error: Exception, request_id: str = "") -> Problem:
+    """Any exception as what the client is told of it."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RagOwlError):
+        status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
+        if isinstance(error, DataFolderError) or status == 500:
+            return Problem(
+                status,
+                "the service cannot use its data now; its operator finds the reason in the log "
+                f"under request {request_id}",
+            )
+        field = getattr(error, "field", None) or next(
+            (name for kind, name in _FIELDS if isinstance(error, kind)), None
+        )
+        headers = {}
+        if isinstance(error, Busy):
+            headers["Retry-After"] = str(error.retry_after)
+        elif isinstance(error, DataFolderBusy):
+            headers["Retry-After"] = "5"
+        return Problem(status, str(error), field, headers)
+    if isinstance(error, RequestValidationError):
+        return _of_validation(error)
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, str(error.detail), headers=error.headers)
+    return Problem(
+        500,
+        "the service failed; its operator finds the reason in the log under request "
+        f"{request_id}. Please report it.",
+    )
+
+
+def _of_validation(error: RequestValidationError) -> Problem:
+    first: Mapping[str, Any] = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    inside = place[1:] if place and place[0] in ("body", "query", "path", "header") else place
+    kind = str(first["type"])
+    if kind == "json_invalid":
+        return Problem(400, f"the body is not JSON: {first.get('ctx', {}).get('error')}", "body")
+    field = ".".join(inside) if inside else (place[0] if place else None)
+    return Problem(422, f"{field}: {first['msg']}", field)
+
+
+def document(problem: Problem, request_id: str = "") -> dict[str, Any]:
+    """The problem's JSON, also as the data of an `error` event."""
+    try:
+        title = HTTPStatus(problem.status).phrase
+    except ValueError:
+        title = "Client Closed Request"
+    detail = problem.detail
+    if len(detail) > _MOST_DETAIL:
+        detail = detail[:_MOST_DETAIL] + "…"
+    # A stranger's lone surrogate may be quoted in it, which UTF-8 cannot hold.
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    found: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title,
+        "status": problem.status,
+        "detail": detail,
+    }
+    if problem.field is not None:
+        field = problem.field[:200].encode("utf-8", "backslashreplace").decode()
+        found["field"] = field
+    if request_id:
+        found["request_id"] = request_id
+    return found
+
+
+def respond(error: Exception, request_id: str = "") -> JSONResponse:
+    problem = problem_of(error, request_id)
+    if problem.status >= 500 and not isinstance(error, Busy | DataFolderBusy):
+        is_known = isinstance(error, RagOwlError | Problem)
+        log.error("request failed", error=str(error), exc_info=None if is_known else error)
+    return JSONResponse(
+        document(problem, request_id),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the tree, of validation and of routing leaves as a problem document."""
+
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return respond(error, getattr(request.state, "request_id", ""))
+
+    for kind in (RagOwlError, RequestValidationError, HTTPException, Problem):
+        app.add_exception_handler(kind, handle)

@@ -1,0 +1,213 @@
+"""What goes over the wire, for the OpenAPI document and for checking what comes in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from rag_owl.settings import MOST_ITEMS
+from rag_owl.store.names import is_storable
+
+T = TypeVar("T")
+
+
+def _storable(value: str) -> str:
+    if not is_storable(value):
+        raise ValueError("it holds a NUL or a lone surrogate; leave it out")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+CollectionName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"), Field(examples=["flags"])
+]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class In(BaseModel):
+    """What is sent to us: no field that we do not know, no number written as text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Problem(BaseModel):
+    """RFC 9457: what is wrong, with which part of the request, and what to do."""
+
+    type: str = Field("about:blank", examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["no collection 'birds'; there are: flags."])
+    field: str | None = Field(None, description="The part of the request that it is about.")
+    request_id: str | None = None
+
+
+class Page(BaseModel, Generic[T]):
+    data: list[T]
+    next_cursor: str | None = Field(description="For the next page; null: there is none.")
+
+
+class Listed(BaseModel, Generic[T]):
+    data: list[T]
+
+
+# --- knowledge ------------------------------------------------------------------------------------
+
+
+class NewCollection(In):
+    name: CollectionName
+
+
+class CollectionInfo(BaseModel):
+    name: str = Field(examples=["flags"])
+    documents: int = Field(examples=[120])
+    items: int = Field(examples=[240])
+    text_embedder: str | None = Field(description="null: nothing was ingested yet.")
+    picture_embedder: str | None
+
+
+class Document(BaseModel):
+    id: str
+    collection: str = Field(examples=["flags"])
+    name: str = Field(examples=["japan.png"])
+    title: str = Field(examples=["Japan"])
+    revision: int = Field(examples=[1])
+    sha256: str
+    media_type: str = Field(examples=["image/png"])
+    metadata: dict[str, Any]
+    items: int
+
+
+class Location(BaseModel):
+    """Where it is in its document; what does not apply is left out."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["text", "page", "image_region", "video"]
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    document_id: str
+    document_name: str
+    revision: int
+    kind: Literal["passage", "page", "picture", "video"]
+    title: str
+    heading: str
+    text: str | None
+    picture: str | None = Field(description="The key of its picture; null: it has none.")
+    location: Location
+    metadata: dict[str, Any]
+
+
+class Retrieved(BaseModel):
+    item: Item
+    score: float = Field(description="Weighted reciprocal-rank fusion: higher is better.")
+    channels: list[Literal["text", "picture", "words"]]
+    similarities: dict[str, float]
+
+
+DataUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^data:[a-z]+/[a-z0-9.+-]+;base64,"),
+    Field(examples=["data:image/png;base64,iVBORw0KGgo…"]),
+]
+Filters = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="`and`, `or`, `not`; ops `== != in < <= > >= exists`.",
+        examples=[{"field": "year", "op": ">=", "value": 1990}],
+    ),
+]
+
+
+class Search(In):
+    query: Annotated[Text, Field(max_length=10_000, examples=["landlocked country"])] = ""
+    images: list[DataUrl] = []
+    filters: Filters = None
+    k: int = Field(5, ge=1, le=MOST_ITEMS)
+    channels: list[Literal["text", "picture", "words"]] | None = Field(
+        None, min_length=1, max_length=3, description="Only these searches; null: all that fit."
+    )
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+class Skipped(BaseModel):
+    name: str = Field(examples=["notes.docx"])
+    reason: str
+
+
+class Job(BaseModel):
+    """A durable job. Counters count documents; `found` may still grow."""
+
+    id: str
+    kind: str = Field(examples=["ingest"])
+    collection: str = Field(examples=["flags"])
+    state: JobState
+    found: int
+    added: int
+    updated: int
+    unchanged: int
+    skipped: list[Skipped] = Field(description="The first of them; see `/skipped` for all.")
+    skipped_count: int
+    items: int
+    error: str | None
+    created_at: float = Field(description="Seconds since the epoch.")
+    finished_at: float | None
+
+
+class Received(BaseModel):
+    name: str = Field(examples=["japan.png"], description="As it was made safe.")
+    sha256: str
+
+
+class Uploaded(BaseModel):
+    job: Job
+    documents: list[Received]
+
+
+class FromUrl(In):
+    url: Annotated[Text, Field(max_length=2_000, examples=["https://example.org/owls.pdf"])]
+    metadata: dict[str, Any] = {}
+
+
+# --- keys and health ------------------------------------------------------------------------------
+
+Scope = Literal["ask", "ingest", "admin"]
+
+
+class NewKey(In):
+    name: Annotated[Text, Field(min_length=1, max_length=200, examples=["the website"])]
+    scopes: list[Scope] = Field(min_length=1, max_length=3, examples=[["ask"]])
+    collections: list[CollectionName] | None = Field(
+        None, max_length=1_000, description="The only ones that it may see; null: all."
+    )
+    expires_at: float | None = Field(None, description="Seconds since the epoch; null: never.")
+
+
+class Key(BaseModel):
+    id: str
+    name: str
+    scopes: list[Scope]
+    collections: list[str] | None
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+
+
+class CreatedKey(Key):
+    key: str = Field(description="Shown this once.", examples=["owl_…"])
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    ready: bool
+    waiting_for: list[str]

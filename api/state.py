@@ -1,0 +1,26 @@
+"""What one running service consists of, built once by `app.create_app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rag_owl.api.events import JobWatch
+from rag_owl.api.limits import RateLimits
+from rag_owl.api.metrics import Metrics
+from rag_owl.api.thumbnails import Thumbnails
+from rag_owl.client import RagOwl
+from rag_owl.lane import Lane
+from rag_owl.settings import Settings
+
+
+@dataclass(slots=True)
+class State:
+    settings: Settings
+    owl: RagOwl  # sees everything; routes take `deps.Owl`, which sees what the caller may
+    lane: Lane  # where the model answers
+    watch: JobWatch
+    rates: RateLimits
+    metrics: Metrics
+    thumbnails: Thumbnails
+    ready: bool = False  # models are loaded
+    trouble: str = ""  # why they are not
