@@ -17,7 +17,7 @@ from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
 from rag_owl.api.middleware import Guard, split_list
-from rag_owl.api.routes import collections, documents, health, items, jobs, keys, search
+from rag_owl.api.routes import collections, documents, health, items, jobs, keys, page, search
 from rag_owl.api.state import State
 from rag_owl.api.thumbnails import Thumbnails
 from rag_owl.client import RagOwl
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (health, collections, documents, items, search, jobs, keys):
+    for module in (health, collections, documents, items, search, jobs, keys, page):
         app.include_router(module.router)
     _describe(app)
     origins = split_list(settings.cors_origins)
