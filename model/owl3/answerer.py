@@ -101,6 +101,11 @@ class Owl3Answerer:
         engine = Engine(model, rows) if rows else None
         return cls(model, tokenizer, blobs, features, name=Path(name).name, engine=engine, **more)
 
+    @property
+    def at_once(self) -> int:
+        """From how many threads it makes sense to ask at the same time."""
+        return self._engine.max_rows if self._engine is not None else 1
+
     def close(self) -> None:
         """Stop the engine, where there is one."""
         if self._engine is not None:

@@ -160,6 +160,7 @@ def test_how_it_runs_is_a_setting(tmp_path: Path, model_folder: Path, pictures: 
         answerer: Any = owl.models.answerer()
         assert answerer.model.dtype == torch.bfloat16
         assert answerer.model.picture_cache.max_bytes == 1_000
+        assert answerer.at_once == 2
         (stored,) = features(owl)
         assert stored.stat().st_size < 25 * 64 * 2
         owl.ask("one", QUESTION)
