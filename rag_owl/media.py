@@ -323,6 +323,8 @@ def decode_picture(
 
 def _damaged(media_type: str, error: Exception) -> str:
     what = PICTURE_FORMATS[media_type]
+    if isinstance(error, MemoryError):
+        return f"decoding the {what} picture takes more memory than there is: scale it down"
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return f"the {what} picture is cut off before its end: get the whole file again"
     return f"the {what} picture is damaged and cannot be decoded: save it again"

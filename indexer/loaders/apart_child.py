@@ -11,16 +11,19 @@ Requests, each with exactly one answer:
     ("sections", [(section, picture or None or True)], done)        True: the picture before
     ("unreadable", reason), ("failed", reason), ("end",)
 
-A request comes with the seconds that it may take, an answer with whether this process has grown so
-large that it should not be used again.
+First of all comes ("ready",). A request comes with the seconds that it may take, an answer with
+whether this process has grown so large that it should not be used again.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import resource
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,8 +48,10 @@ _TOO_MUCH = "it needs more memory than a decoder may use (decode_memory): make i
 def main(descriptor: int, seconds: float, memory: int) -> None:
     """Serve until the other end closes. seconds: per request; memory: bytes of data at most."""
     _limit(memory)
+    threading.Thread(target=_end_with_the_other, args=(descriptor,), daemon=True).start()
     channel = Channel(socket.socket(fileno=descriptor))
     server = _Server()
+    channel.send((False, ("ready",)))
     while True:
         try:
             allowed, request = channel.receive(trusted=True)
@@ -72,6 +77,14 @@ def _limit(memory: int) -> None:
     # Where memory ends, the kernel is to end this process and not the one with the database.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _end_with_the_other(descriptor: int) -> None:
+    """Whoever asked was killed: nobody waits for what a decoder is at, and it may hang."""
+    other = select.poll()
+    other.register(descriptor, 0)  # only that the other end is gone
+    other.poll()
+    os._exit(0)
 
 
 def _peak() -> int:

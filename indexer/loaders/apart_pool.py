@@ -41,6 +41,7 @@ _ONE_THREAD = {
 }
 _MOST_REQUESTS = 20_000  # of one process: what leaks does not grow for ever
 _PATIENCE = 2.0  # seconds for an answer that should long be there
+_START_SECONDS = 60.0  # until a process has loaded what it needs
 
 
 class DecoderLost(Exception):
@@ -149,7 +150,7 @@ class Decoder:
         self._channel = Channel(ours)
         self._deadline = 0.0
         self._requests = 0
-        self._lost = self._grown = False
+        self._lost = self._grown = self._ready = False
         self.waiting = False  # an answer is still to come
 
     @property
@@ -169,12 +170,26 @@ class Decoder:
     def ask(self, request: tuple[Any, ...], extra: float = 0.0) -> None:
         """extra: seconds beyond those of a piece. Raises `DecoderLost`."""
         assert not self.waiting
+        if not self._ready:  # what starting takes is not the file's fault
+            self._await_start()
         seconds = self._allowance.seconds + extra
         self._requests += 1
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
         self.waiting = True
         with self._watched():
             self._channel.send((seconds, request), self._deadline)
+
+    def _await_start(self) -> None:
+        self._seconds = _START_SECONDS
+        try:
+            with self._watched():
+                self._channel.receive(time.monotonic() + _START_SECONDS)
+        except DecoderLost as error:
+            raise RagOwlError(
+                "a process to decode in does not start: check the installation and "
+                "the setting decode_memory"
+            ) from error
+        self._ready = True
 
     def answer(self) -> tuple[Any, ...]:
         """The answer to what was asked. Raises `DecoderLost`, after which nothing more comes."""
