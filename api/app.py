@@ -20,6 +20,7 @@ from rag_owl.api.middleware import Guard, split_list
 from rag_owl.api.routes import collections, documents, health, items, jobs, keys, page, search
 from rag_owl.api.state import State
 from rag_owl.api.thumbnails import Thumbnails
+from rag_owl.api.worker import Worker
 from rag_owl.client import RagOwl
 from rag_owl.errors import RagOwlError
 from rag_owl.lane import Lane
@@ -55,9 +56,14 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.state.rag_owl = state
         loading = asyncio.create_task(_load(state))
+        worker = Worker(settings) if settings.job_runner == "process" else None
         try:
+            if worker is not None:
+                worker.start()
             yield
         finally:
+            if worker is not None:
+                await run_in_threadpool(worker.stop)
             state.ready = False
             loading.cancel()
             state.watch.close()

@@ -55,7 +55,7 @@ def worker(
     ] = False,
 ) -> None:
     """Work the data folder's jobs, beside a service or other processes."""
-    from rag_owl.api.serve import work
+    from rag_owl.api.worker import work
 
     work(data, until_closed)
 

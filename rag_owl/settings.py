@@ -7,6 +7,7 @@ silently means the default.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -135,6 +136,12 @@ class Settings(BaseSettings):
     max_pixels: int = Field(100_000_000, ge=1, description="Largest picture that is decoded.")
     max_pages: int = Field(5_000, ge=1, description="Longest PDF that is read.")
     max_video_seconds: int = Field(6 * 3_600, ge=1, description="Longest video that is read.")
+    max_archive_members: int = Field(
+        100_000, ge=1, description="Most files of one archive that is read."
+    )
+    max_archive_bytes: int = Field(
+        64 * 2**30, ge=1, description="Most that one archive may unpack to."
+    )
     video_every: float = Field(
         1.0, ge=0.1, le=3_600, description="Seconds from one look at a video to the next."
     )
@@ -242,6 +249,18 @@ def read_settings(**given: Any) -> Settings:
     except SettingsError as error:
         field = next((f for f in Settings.model_fields if f'"{f}"' in str(error)), "")
         raise InvalidSettings(f"setting {PREFIX}{field.upper()} is not JSON") from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment, in which another reads just these settings."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)
+    }
+    for name, value in settings.model_dump(mode="json").items():
+        if value is not None:
+            plain = value if isinstance(value, str) else json.dumps(value)
+            environment[PREFIX + name.upper()] = plain
+    return environment
 
 
 def as_markdown() -> str:

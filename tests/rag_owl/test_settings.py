@@ -78,3 +78,14 @@ def test_a_bad_remote_model_is_named_and_no_secret_repeated(
 
 def test_no_remote_model_takes_a_bundled_name() -> None:
     assert set(settings._BUNDLED) == set(registry.names())
+
+
+def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_OWL_K", "9")
+    monkeypatch.setenv("PATH_OF_OTHERS", "kept")
+    given = read_settings(data="/owls and others", remote_models={"big": REMOTE}, port=0)
+    environment = settings.as_environment(given)
+    assert environment["PATH_OF_OTHERS"] == "kept"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings() == given
