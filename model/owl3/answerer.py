@@ -91,7 +91,7 @@ class Owl3Answerer:
         cache_bytes: memory for the keys and values of hot pictures. Raises ModelNotFound,
         InvalidCheckpoint, InvalidSettings.
         """
-        from rag_owl.model.owl3.checkpoint import find_folder
+        from rag_owl.model.checkpoint import find_folder
 
         folder = find_folder(name)
         tokenizer = Owl3Tokenizer.load(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rag_owl.errors import InvalidCheckpoint
+from rag_owl.model.checkpoint import read_json
 from rag_owl.model.hyper_attention import GateKind
 
 Projector: TypeAlias = Literal["linear", "mlp"]
@@ -178,18 +178,6 @@ def variant_of(keys: Mapping[str, Any]) -> tuple[GateKind, Projector]:
             "241101 (no gate, mlp)."
         )
     return gate, projector
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidCheckpoint(f"{path} is missing; a model folder needs it.") from None
-    except (OSError, ValueError) as error:
-        raise InvalidCheckpoint(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise InvalidCheckpoint(f"{path} must hold a JSON object.")
-    return value
 
 
 def _ids(*values: Any) -> tuple[int, ...]:

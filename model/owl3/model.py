@@ -17,8 +17,8 @@ from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM, Qwen2RotaryEmbedding
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.model import checkpoint, placement
 from rag_owl.model.hyper_attention import HyperAttention
-from rag_owl.model.owl3 import checkpoint, placement
 from rag_owl.model.owl3.config import Owl3Config
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
 from rag_owl.model.owl3.pictures import PictureCache, look
@@ -96,7 +96,7 @@ class Owl3(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         layers = config.vision.num_hidden_layers
-        used = {k: v for k, v in tensors.items() if not checkpoint.never_used(k, layers)}
+        used = {k: v for k, v in tensors.items() if not _never_used(k, layers)}
         optional: frozenset[str] = frozenset()
         if config.tie_word_embeddings:
             optional = frozenset({"language_model.lm_head.weight"})
@@ -362,3 +362,15 @@ class Owl3(nn.Module):
         return generate(
             self, input_ids, memory, image_starts, attention_mask, max_new_tokens, **sampling
         )
+
+
+def _never_used(key: str, vision_layers: int) -> bool:
+    """Published tensors that influence no output: the features are the last layer but one's."""
+    return key.startswith(
+        (
+            f"vision_model.encoder.layers.{vision_layers - 1}.",
+            "vision_model.post_layernorm.",
+            "vision_model.head.",
+            "vision_model.embeddings.position_ids",
+        )
+    ) or key.endswith("rotary_emb.inv_freq")

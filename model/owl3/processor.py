@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidInput
-from rag_owl.model.owl3.checkpoint import find_folder
+from rag_owl.model.checkpoint import find_folder
 from rag_owl.model.owl3.preprocessing import Grid, crop, square
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
 

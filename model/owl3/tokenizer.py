@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from rag_owl.errors import InvalidCheckpoint
-from rag_owl.model.owl3.config import read_json
+from rag_owl.model.checkpoint import read_json
 
 # Qwen2's rule for what merges never cross (transformers: Qwen2Converter).
 PATTERN = (

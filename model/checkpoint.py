@@ -5,6 +5,7 @@ Nothing here runs code that comes with a model: `.bin` files are read with `weig
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from rag_owl.errors import InvalidCheckpoint, ModelNotFound
-from rag_owl.model.owl3.config import read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # The files of a published repository that are ours to read: numbers and text, never code.
 DOWNLOADS = ["*.json", "*.safetensors", "pytorch_model*.bin", "merges.txt", "*.jinja"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidCheckpoint(f"{path} is missing; a model folder needs it.") from None
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidCheckpoint(f"{path} must hold a JSON object.")
+    return value
 
 
 def find_folder(name: str | Path) -> Path:
@@ -97,18 +109,6 @@ def _damaged(file: Path, error: Exception) -> InvalidCheckpoint:
     return InvalidCheckpoint(
         f"{file} is truncated or damaged ({reason}). Fetch it again and compare its size."
     )
-
-
-def never_used(key: str, vision_layers: int) -> bool:
-    """Published tensors that influence no output: the features are the last layer but one's."""
-    return key.startswith(
-        (
-            f"vision_model.encoder.layers.{vision_layers - 1}.",
-            "vision_model.post_layernorm.",
-            "vision_model.head.",
-            "vision_model.embeddings.position_ids",
-        )
-    ) or key.endswith("rotary_emb.inv_freq")
 
 
 def assign(
