@@ -13,7 +13,8 @@ from benchmarks.quality.scores import exact, f1, roc_area
 from rag_owl.model.nano import minilm
 from rag_owl.model.nano.answerer import NanoAnswerer
 from rag_owl.model.train.nano.passages import Article, crop, load_squad, token_range
-from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, altered, declare, swaps
+from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, altered, swaps
+from rag_owl.statements import declare
 from rag_owl.types import Context, Item, Question, Retrieved, TextLocation
 
 CALIBRATION_ARTICLES = 20  # of the 40 validation articles; thresholds were set on these

@@ -26,7 +26,8 @@ from rag_owl.model.train.nano.passages import (
 )
 from rag_owl.model.train.nano.pictures import same_looking
 from rag_owl.model.train.nano.reader import pointer_loss, windows_of
-from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, declare, statement, swaps
+from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement, swaps
+from rag_owl.statements import declare
 
 TEXTS = [
     "The owl Athene lived in Athens. It was 27 years old in 1850. Florence Nightingale owned it.",

@@ -11,6 +11,8 @@ from typing import Any
 from rag_owl.model.nano.window import tokenise
 from rag_owl.model.train.nano.episodes import FACTS, country_fact
 from rag_owl.model.train.nano.passages import Episode, occurrences, token_range
+from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, UNRELATED
+from rag_owl.statements import declare
 
 ASKED = {
     "capital": ["What is the capital of {}?", "Which city is the capital of {}?",
@@ -89,6 +91,44 @@ def card_episode(
                 answers.append((gold, *place))
     items = list(zip(heads, coded, strict=True))
     return Episode(question, items, answers, [gold] if answers else [])
+
+
+def card_statements(
+    countries: list[dict[str, Any]], rng: random.Random, tokenizer: Any
+) -> list[Episode]:
+    """One card, a true statement and a false one (another country's fact), by name, or about "this
+    country" where a picture says which. What says another name is unrelated.
+    """
+    kind = rng.choice(list(ASKED))
+    known = [c for c in countries if country_fact(c, kind)]
+    one, other = rng.sample(known, 2)
+    value, wrong = country_fact(one, kind), country_fact(other, kind)
+    titled = rng.random() < 0.7
+    lines = [_say(kind, one["name"], value, not titled or rng.random() < 0.5, rng)]
+    others = [k for k in ASKED if k != kind and country_fact(one, k)]
+    lines += [
+        _say(k, one["name"], country_fact(one, k), rng.random() < 0.3, rng)
+        for k in rng.sample(others, min(len(others), rng.randint(1, 4)))
+    ]
+    rng.shuffle(lines)
+    head, text = tokenise(tokenizer, [f"{one['name']}." if titled else "", " ".join(lines)])
+    items = [(head.ids[:16], text.cut(0, 110))]
+    out = []
+    pictured = rng.random() < 0.3
+    for said, truth in ((value, SUPPORTED), (wrong, CONTRADICTED)):
+        if said in value and truth == CONTRADICTED:
+            continue  # the same fact in both countries
+        if pictured:
+            statement = declare(rng.choice(FACTS[kind][0]), said)
+        elif rng.random() < 0.5:
+            statement = declare(rng.choice(ASKED[kind]).format(one["name"]), said)
+        else:
+            statement = _say(kind, one["name"], said, True, rng)
+        out.append(Episode(statement, items, [], [], [truth]))
+    if not pictured and rng.random() < 0.3:
+        moved = _say(kind, other["name"], value, True, rng)
+        out.append(Episode(moved, items, [], [], [UNRELATED]))
+    return out
 
 
 def _say(kind: str, name: str, value: str, named: bool, rng: random.Random) -> str:

@@ -32,7 +32,7 @@ from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.reader import Reader, Rows, Sight
 from rag_owl.model.nano.window import Piece, Window, collate, lay_out, spread, tokenise
 from rag_owl.model.train.nano import passages, pictures, statements
-from rag_owl.model.train.nano.cards import card_episode
+from rag_owl.model.train.nano.cards import card_episode, card_statements
 from rag_owl.model.train.nano.episodes import PictureEpisodes
 from rag_owl.model.train.nano.eyes import save
 from rag_owl.model.train.nano.passages import Episode
@@ -70,7 +70,14 @@ class Material:
                           else self.pictures.thing(rng) for _ in range(size)]  # fmt: skip
         # One kind of text and one number of passages per batch, and more rows of fewer: little
         # padding, even steps.
-        which = rng.random() if kind == "read" else 1.0
+        which = rng.random()
+        if kind == "support" and which < 0.3:
+            return kind, [
+                episode
+                for _ in range(3 * size // 2)
+                for episode in card_statements(self.flags.countries, rng, self.tokenizer)
+            ]
+        which = which if kind == "read" else 1.0
         if which < 0.08:
             return kind, [
                 passages.table_episode(rng.choice(self.tables), rng, self.tokenizer)

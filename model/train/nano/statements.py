@@ -13,36 +13,11 @@ from rag_owl.model.nano.reader import SUPPORT
 from rag_owl.model.nano.window import tokenise
 from rag_owl.model.train.nano.passages import Article, Asked, Episode, crop, token_range
 from rag_owl.sentences import sentence_spans
+from rag_owl.statements import declare
 
 _NUMBER = re.compile(r"\b\d[\d,.]*\d\b|\b\d\b")
 _NAME = re.compile(r"\b[A-Z][\w'’-]+(?:\s+(?:of\s+|the\s+|de\s+)?[A-Z][\w'’-]+)*")
-_BE = r"(?:is|are|was|were)"
 SUPPORTED, CONTRADICTED, UNRELATED = range(len(SUPPORT))
-
-
-def declare(question: str, answer: str) -> str:
-    """A question and its answer as a statement; what no rule fits stays "question answer".
-
-    >>> declare("Who wrote Hamlet?", "Shakespeare")
-    'Shakespeare wrote Hamlet.'
-    """
-    q = question.strip().rstrip("?").strip()
-    m = re.match(rf"(?i)(?:what|who) ({_BE}) (.+)$", q)
-    if m:
-        subject = m[2][0].upper() + m[2][1:]
-        return f"{subject} {m[1].lower()} {answer}."
-    m = re.match(r"(?i)who (.+)$", q)
-    if m and not re.match(r"(?i)(did|does|do|has|have|had)\b", m[1]):
-        return f"{answer} {m[1]}."
-    m = re.match(rf"(?i)(?:what|which)((?: [\w'-]+){{1,3}}?) ({_BE}|has|had|can|will) (.+)$", q)
-    if m:
-        return f"{answer} {m[2]} {m[3]}."
-    m = re.match(rf"(?i)(when|where|in what year|in which year|in what \w+) ({_BE}) (.+)$", q)
-    if m:
-        link = "in" if m[1].lower() == "where" or not re.match(r"(?i)(in|on|at)\b", answer) else ""
-        subject = m[3][0].upper() + m[3][1:]
-        return " ".join(f"{subject} {m[2]} {link} {answer}.".split())
-    return f"{question.strip()} {answer}."
 
 
 def swaps(answer: str, text: str) -> list[str]:
