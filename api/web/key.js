@@ -18,6 +18,8 @@ function ask(wrong) {
   dialog.returnValue = "";
   dialog.showModal();
   input.focus();
+  // No submit button: Enter would press the first one.
+  document.getElementById("key-cancel").onclick = () => dialog.close();
   return new Promise((resolve) => {
     dialog.addEventListener(
       "close",

@@ -1,0 +1,138 @@
+"""The page's collections and jobs, in a real browser over the real service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browser import PATIENCE, Watched, drop, open_browser, serve
+
+HOSTILE = "<img src=x onerror=alert(1)>.txt"
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data = tmp_path_factory.mktemp("library")
+    with serve(data, text_embedder="hashing", batch_size=2) as address:
+        yield address
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context(viewport={"width": 1200, "height": 800})
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    watched = Watched(context.new_page())
+    yield watched.page
+    assert watched.wrong == []
+
+
+def test_a_collection_is_made_filled_by_a_drop_and_shown(page: Page, site: str) -> None:
+    page.goto(f"{site}/#/collections")
+    expect(page.get_by_text("There are none yet.")).to_be_visible()
+    page.get_by_label("New collection").fill("field-notes")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("heading", name="field-notes")).to_be_visible()
+
+    drop(
+        page,
+        ".dropzone",
+        {"owls.txt": "The barn owl weighs 430 grams.", HOSTILE: "<b>bold</b> <script>1</script>"},
+    )
+    expect(page.locator(".job-state")).to_have_text("done")
+    expect(page.locator(".counts")).to_contain_text("2 documents added")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    # The name stays text: as it was sent, or made safe for a file system, never an element.
+    expect(page.locator("tbody")).to_contain_text("onerror")
+    assert page.locator("tbody img").count() == 0
+    expect(page.locator(".lead")).to_contain_text("2 documents, 2 items")
+
+
+def test_a_document_is_deleted(page: Page, site: str) -> None:
+    send(site, "short-lived", {"gone.txt": b"Soon gone."})
+    page.goto(f"{site}/#/collections/short-lived")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("button", name="Delete gone.txt").click()
+    expect(page.locator("tbody tr")).to_have_count(0)
+    expect(page.locator(".lead")).to_contain_text("0 documents")
+
+
+def test_what_was_skipped_is_listed_with_its_reason(page: Page, site: str) -> None:
+    send(site, "broken", {"good.txt": b"Good.", "bad.pdf": b"%PDF-1.7 and then nothing"})
+    page.goto(f"{site}/#/jobs")
+    job = page.locator(".job", has_text="broken").first
+    job.get_by_text("1 file skipped, and why").click()
+    expect(job.locator(".skipped-files .name")).to_have_text("bad.pdf")
+    expect(job.locator(".skipped-files .reason")).not_to_be_empty()
+
+
+def test_a_job_shows_its_progress_and_is_cancelled_and_retried(page: Page, site: str) -> None:
+    many = {f"{n:03}.txt": f"Note number {n} about owls.".encode() for n in range(300)}
+    page.goto(f"{site}/#/jobs")
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    send(site, "many", many, wait=False)
+    page.reload()
+    job = page.locator(".job", has_text="many").first
+    bar = job.get_by_role("progressbar")
+    expect(bar).to_have_attribute("max", "300")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.job')].some("
+        "(job) => job.textContent.includes('many') && job.querySelector('progress').value > 2)"
+    )
+    job.get_by_role("button", name="Cancel the job in many").click()
+    expect(job.locator(".job-state")).to_have_text("cancelled")
+    job.get_by_role("button", name="Retry the job in many").click()
+    expect(page.locator(".job", has_text="many").first.locator(".job-state")).to_have_text("done")
+    expect(page.locator(".job", has_text="many").first).to_contain_text("300 documents added")
+
+
+def test_a_service_that_wants_a_key_is_given_one(browser: Browser, tmp_path: Path) -> None:
+    from rag_owl import RagOwl, db
+    from rag_owl.store import keys
+
+    data = tmp_path / "closed"
+    with RagOwl.open(data, text_embedder="hashing") as owl, db.writing(owl.engine) as session:
+        _, secret = keys.create(session, "the page", ["admin"])
+    with serve(data, text_embedder="hashing", require_key=True) as address:
+        opened = browser.new_context()
+        watched = Watched(opened.new_page())
+        page = watched.page
+        page.goto(f"{address}/#/collections")
+        dialog = page.get_by_role("dialog", name="This service asks for a key")
+        dialog.get_by_label("Key").fill("owl_wrong")
+        dialog.get_by_role("button", name="Use this key").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("not accepted")
+        dialog.get_by_label("Key").fill(secret)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+        assert page.evaluate("Object.values(localStorage).join()") == ""
+        page.reload()
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+        page.get_by_role("button", name="Forget key").click()
+        expect(dialog).to_be_visible()
+        assert watched.wrong == []
+        opened.close()
+
+
+def send(site: str, collection: str, files: dict[str, bytes], wait: bool = True) -> None:
+    parts = [("files", (name, data)) for name, data in files.items()]
+    sent = httpx.post(f"{site}/v1/collections/{collection}/documents", files=parts, timeout=60)
+    assert sent.status_code == 202, sent.text
+    if wait:
+        with httpx.stream("GET", f"{site}/v1/jobs/{sent.json()['job']['id']}/events") as events:
+            assert "done" in events.read().decode()
