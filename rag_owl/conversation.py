@@ -40,6 +40,9 @@ _ASKING = re.compile(
     re.I,
 )
 _LARGE = r"(?:[dl]['’])?[A-ZÀ-ÖØ-ÞĀ-Ž][\w'’.-]*"
+_ASKS_WHICH = re.compile(
+    r"^who\b|\b(?:which|what) (?!(?:is|are|was|were|do|does|did|about|of)\b)\w", re.I
+)
 # A name: words written large, with the small ones that stand between them.
 _NAME = re.compile(
     rf"(?:\bthe )?(?<![\w'’]){_LARGE}"
@@ -105,21 +108,35 @@ def read(text: str, history: Sequence[Turn], pictured: bool = False) -> str:
     refers = any(p.search(bare) for p in (_OWNED, _PLACE, _THING))
     fragment = bool(turned) or (not _ASKING.match(bare) and len(bare.split()) <= _FRAGMENT)
     if refers:
-        return _put_in(bare, about, fragment) if about else _together(last, text)
+        if about is None or not _BESIDES.sub(" ", _THING.sub(" ", bare)).strip():
+            return _together(last, text)
+        return _put_in(bare, about, fragment)
     if fragment:
         return _completed(bare, last, about, bool(lead or turned)) or _together(last, text)
     return _continued(rest, about, bool(lead)) or (_sentence(bare) if lead else text)
 
 
 def subject(turn: Turn) -> str | None:
-    """What a turn was about: what its evidence is titled, if it was named; else a name in it."""
-    for title in turn.titles:
-        for said in (turn.reading, turn.text):
-            found = re.search(rf"(?:\bthe )?(?<!\w){re.escape(title)}(?!\w)", said, re.I)
-            if title and found:
-                return _small_the(found[0])
+    """What a turn was about, by name; None where nothing says it.
+
+    That is what its evidence is titled, if the question names it, or asks which one it is. Else a
+    name in the question, and last a title that the answer alone holds, as after a picture.
+    """
     names = _names(turn.reading)
-    return names[-1] if names else None
+    return (
+        _titled(turn.titles, turn.reading)
+        or (_titled(turn.titles, turn.text) if _ASKS_WHICH.search(turn.reading) else None)
+        or (names[-1] if names else None)
+        or _titled(turn.titles, turn.text)
+    )
+
+
+def _titled(titles: Sequence[str], said: str) -> str | None:
+    for title in titles:
+        found = re.search(rf"(?:\bthe )?(?<!\w){re.escape(title)}(?!\w)", said, re.I)
+        if title and found:
+            return _small_the(found[0])
+    return None
 
 
 def _of_new_picture(text: str, bare: str, last: Turn, about: str | None, turned: bool) -> str:
@@ -129,7 +146,7 @@ def _of_new_picture(text: str, bare: str, last: Turn, about: str | None, turned:
         return text
     thing = re.sub(r"^(?:for|of|in|with) ", "", bare, flags=re.I)
     thing = re.sub(r" one$", "", thing, flags=re.I)
-    return _replaced(last.question, about, thing) if about else last.question
+    return _replaced(last.reading, about, thing) if about else last.reading
 
 
 def _put_in(bare: str, about: str, fragment: bool) -> str:

@@ -22,6 +22,8 @@ JAPAN = turn("What is the capital of Japan?", "Tokyo is the capital of Japan. [1
 BY_PICTURE = turn("What is the capital of this country?", JAPAN.text, "Japan")
 DUTCH = turn("What is the capital of the Netherlands?", "Amsterdam [1]", "Netherlands")
 REPORT = turn("Who leads Nanosoft?", "Ann Lee leads it. [1]", "Annual report 2023")
+WHICH = turn("Of which country is Canberra the capital?", "It is Australia. [1]", "Australia")
+WRONG = turn("What is the currency of Japan?", "In Singapore it is the dollar. [4]", "Singapore")
 UNKNOWN = turn("What is shown here?", "Nothing was found.")
 
 
@@ -45,6 +47,9 @@ UNKNOWN = turn("What is shown here?", "Nothing was found.")
         (DUTCH, "And what do they export?", "What do the Netherlands export?"),
         (REPORT, "And its revenue?", "What is the revenue of Nanosoft?"),
         (REPORT, "What about Macrohard?", "Who leads Macrohard?"),
+        (WHICH, "What is its currency?", "What is the currency of Australia?"),
+        (WRONG, "And its capital?", "What is the capital of Japan?"),
+        (JAPAN, "And of this one?", "What is the capital of Japan? And of this one?"),
         (UNKNOWN, "And its colour?", "What is shown here? And its colour?"),
     ],
 )  # fmt: skip
