@@ -299,11 +299,18 @@ def doctor(
 
 
 @app.command()
-def demo(data: Data = None) -> None:
+def demo(
+    data: Data = None,
+    open: Annotated[
+        bool, typer.Option("--open", help="Then serve it and open the page in a browser.")
+    ] = False,
+) -> None:
     """Write the sample collection, ingest it and ask three questions about it."""
-    from rag_owl.api.demo import run
+    from rag_owl.api.demo import run, serve_page
 
     run(data, out, err)
+    if open:
+        serve_page(data, out)
 
 
 def main() -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +45,48 @@ def run(data: Path | None, out: Console, err: Console) -> None:
     out.print(f"  rag-owl ingest notes PATH…{place}")
     out.print(f'  rag-owl ask notes "Your question"{place}')
     out.print(f'  rag-owl ask {COLLECTION} "What is this country\'s currency?" --image FILE{place}')
+    out.print(f"  rag-owl demo --open{place}")
+
+
+def serve_page(data: Path | None, out: Console) -> None:
+    """Serve the folder on this machine alone, and show the page in a browser; until Ctrl-C."""
+    from rag_owl.api.serve import serve
+    from rag_owl.settings import read_settings
+
+    settings = read_settings(data=data)
+    if not _is_free(settings.host, settings.port):
+        settings = read_settings(data=data, port=_any_port(settings.host))
+    address = f"http://{settings.host}:{settings.port}"
+    threading.Thread(target=_open_when_ready, args=(address, out), daemon=True).start()
+    serve(settings)
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return False
+    except OSError:
+        return True
+
+
+def _any_port(host: str) -> int:
+    with socket.socket() as some:
+        some.bind((host, 0))
+        port: int = some.getsockname()[1]
+        return port
+
+
+def _open_when_ready(address: str, out: Console) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=5):
+                break
+        except (urllib.error.URLError, OSError):  # not yet
+            time.sleep(0.1)
+    else:
+        return
+    out.print(f"\n[bold]The page:[/] {address}/#/ask/{COLLECTION}   (Ctrl-C ends it)")
+    webbrowser.open(f"{address}/#/ask/{COLLECTION}")
 
 
 def _ask(out: Console, owl: RagOwl, question: str, picture: Path | None = None) -> None:
