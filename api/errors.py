@@ -9,6 +9,7 @@ that id and no path of this machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -27,11 +28,15 @@ from rag_owl.errors import (
     DataFolderError,
     Forbidden,
     InvalidInput,
+    InvalidSettings,
     ModelError,
     ModelNotFound,
     NotFound,
     OutOfMemory,
     RagOwlError,
+    RemoteModelBusy,
+    RemoteModelError,
+    RemoteModelTimeout,
 )
 
 log = structlog.get_logger(__name__)
@@ -42,6 +47,7 @@ _MOST_DETAIL = 2_000  # characters: a message may quote what a stranger sent
 
 # The first that fits. Errors of an operator's making come as 5xx without their message.
 _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
+    (InvalidSettings, 500),
     (InvalidInput, 422),
     (ModelNotFound, 404),
     (NotFound, 404),
@@ -51,6 +57,8 @@ _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
     (Busy, 503),
     (Cancelled, CLIENT_GONE),
     (OutOfMemory, 503),
+    (RemoteModelBusy, 503),
+    (RemoteModelTimeout, 504),
     (ModelError, 502),
     (DataFolderError, 507),
 )
@@ -94,7 +102,10 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
             headers["Retry-After"] = str(error.retry_after)
         elif isinstance(error, DataFolderBusy):
             headers["Retry-After"] = "5"
-        return Problem(status, str(error), field, headers)
+        elif isinstance(error, RemoteModelBusy):
+            headers["Retry-After"] = str(math.ceil(error.retry_after or 10))
+        shown = error.public if isinstance(error, RemoteModelError) else str(error)
+        return Problem(status, shown, field, headers)
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
     if isinstance(error, HTTPException):

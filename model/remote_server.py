@@ -110,7 +110,7 @@ class RemoteServer:
         try:
             return call.result()
         except CancelledError:
-            raise RemoteModelError(f"{self._who()}: the call was given up; ask again") from None
+            raise self._error("was given up; ask again") from None
 
     # --- on the loop ----------------------------------------------------------------------------
 
@@ -120,9 +120,8 @@ class RemoteServer:
             async with asyncio.timeout(total):
                 return await self._try(body, on_text)
         except TimeoutError:
-            raise RemoteModelTimeout(
-                f"{self._who()} did not finish its answer within {total:g} seconds"
-            ) from None
+            what = f"did not finish its answer within {total:g} seconds"
+            raise self._error(what, kind=RemoteModelTimeout) from None
 
     async def _try(self, body: Mapping[str, Any], on_text: Callable[[str], None]) -> Reply:
         passed_on = False
@@ -162,21 +161,15 @@ class RemoteServer:
                 else:  # some servers answer in one piece whatever they are asked
                     reading.add_whole(await _all_of(response))
         except Unreadable as error:
-            raise RemoteModelError(f"{self._who()} {self._safe(str(error))}") from None
+            raise self._error(self._safe(str(error))) from None
         except httpx2.ConnectError as error:
-            raise _Transient(
-                RemoteModelError(f"{self._who()} cannot be reached: {self._safe(str(error))}")
-            ) from None
+            raise _Transient(self._error("cannot be reached", self._safe(str(error)))) from None
         except (httpx2.ConnectTimeout, httpx2.PoolTimeout):
-            raise _Transient(
-                RemoteModelTimeout(
-                    f"{self._who()} took no call within {self._remote.connect_seconds:g} seconds"
-                )
-            ) from None
+            what = f"took no call within {self._remote.connect_seconds:g} seconds"
+            raise _Transient(self._error(what, kind=RemoteModelTimeout)) from None
         except httpx2.TimeoutException:  # it may still be at work: asking again would add to that
-            raise RemoteModelTimeout(
-                f"{self._who()} said nothing for {self._remote.read_seconds:g} seconds"
-            ) from None
+            what = f"said nothing for {self._remote.read_seconds:g} seconds"
+            raise self._error(what, kind=RemoteModelTimeout) from None
         except httpx2.HTTPError as error:
             if reading.complete:  # all was said; only the count of tokens may be missing
                 return reading.reply
@@ -204,8 +197,13 @@ class RemoteServer:
 
     # --- failures -------------------------------------------------------------------------------
 
-    def _who(self) -> str:
-        return f"model server {self.name!r} at {self._remote.base_url}"
+    def _error(
+        self, what: str, more: str = "", kind: type[RemoteModelError] = RemoteModelError
+    ) -> RemoteModelError:
+        """ "the server of model 'big' …": with its address and `more` for the operator alone."""
+        who = f"the server of model {self.name!r}"
+        told = f": {more}" if more else ""
+        return kind(f"{who} at {self._remote.base_url} {what}{told}", f"{who} {what}")
 
     def _safe(self, text: str) -> str:
         """A stranger's words for a message: one line, not long, without the key."""
@@ -217,32 +215,30 @@ class RemoteServer:
     def _refusal(self, response: httpx2.Response, start: str) -> Exception:
         status = response.status_code
         said = self._safe(server_message(start))
-        told = f": {said}" if said else ""
-        who = self._who()
         if status in (401, 403):
-            where = f" in {self._remote.api_key_env}" if self._remote.api_key_env else ""
-            return RemoteModelError(f"{who} refused the key{where} ({status}){told}")
+            where = f"the key in {self._remote.api_key_env}" if self._key else "a call without key"
+            return self._error(f"refused its key ({status})", f"{where}. {said}")
         if status == 404:
-            return RemoteModelError(
-                f"{who} has no model {self._remote.model!r}, or base_url is not right: it mostly "
-                f"ends in /v1 (404){told}"
-            )
+            known = f"it has no model {self._remote.model!r}, or base_url is not right"
+            return self._error("does not know the model (404)", f"{known}. {said}")
         if status in (429, 503):
             wait = _retry_after(response)
-            return _Transient(RemoteModelBusy(f"{who} is overloaded ({status}){told}", wait), wait)
+            busy = self._error(f"is overloaded ({status})", said, RemoteModelBusy)
+            assert isinstance(busy, RemoteModelBusy)
+            busy.retry_after = wait
+            return _Transient(busy, wait)
         if status in _TRY_AGAIN:
-            return _Transient(RemoteModelError(f"{who} failed ({status}){told}"))
+            return _Transient(self._error(f"failed ({status})", said))
         if 300 <= status < 400:
-            return RemoteModelError(f"{who} sends elsewhere ({status}); set base_url to that place")
-        return RemoteModelError(f"{who} refused the request ({status}){told}")
+            return self._error(f"sends elsewhere ({status})", "set base_url to that place")
+        # Too long a question, too many pictures: what whoever asks can change.
+        return self._error(f"refused the request ({status})" + (f": {said}" if said else ""))
 
     def _broken_off(self, reading: Reading, error: Exception | None) -> RemoteModelError:
-        why = f": {self._safe(str(error))}" if error and str(error) else ""
+        why = self._safe(str(error)) if error else ""
         if not reading.reply.text:
-            return RemoteModelError(f"{self._who()} hung up before it said anything{why}")
-        return RemoteModelError(
-            f"{self._who()} broke off after {len(reading.reply.text)} characters{why}"
-        )
+            return self._error("hung up before it said anything", why)
+        return self._error(f"broke off after {len(reading.reply.text)} characters", why)
 
 
 def _next(pieces: queue.SimpleQueue[str | None]) -> str | None:

@@ -110,13 +110,15 @@ class Cancelled(RagOwlError):
 
 
 class RemoteModelError(ModelError):
-    pass
+    """`public` is what strangers may read of it: no address, and not how it is reached."""
+
+    def __init__(self, message: str, public: str | None = None) -> None:
+        super().__init__(message)
+        self.public = public or message
 
 
 class RemoteModelBusy(RemoteModelError):
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after  # seconds, where the server said so
+    retry_after: float | None = None  # seconds, where the server said so
 
 
 class RemoteModelTimeout(RemoteModelError):

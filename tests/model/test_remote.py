@@ -251,6 +251,8 @@ def failing(remote: Ask, *replies: Send, **settings: Any) -> tuple[str, int]:
     assert "'big'" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert KEY not in str(raised.value)
+    assert "127.0.0.1" not in raised.value.public
+    assert "TEST_MODEL_KEY" not in raised.value.public
     return str(raised.value), len(server.requests)
 
 
@@ -258,7 +260,7 @@ def failing(remote: Ask, *replies: Send, **settings: Any) -> tuple[str, int]:
     ("reply", "message"),
     [
         (error(400, "too many\ntokens"), r"refused the request \(400\): too many tokens"),
-        (error(403, "not you"), r"refused the key in TEST_MODEL_KEY \(403\)"),
+        (error(403, "not you"), r"refused its key \(403\): the key in TEST_MODEL_KEY"),
         (Send([], 307, {"Location": "http://elsewhere/"}), "sends elsewhere"),
         (Send([event("{broken")]), "not JSON"),
         (Send([event([1])]), "sent a list where an object belongs"),
@@ -287,7 +289,7 @@ def test_a_wrong_key_and_a_missing_one(
     monkeypatch.setenv("TEST_MODEL_KEY", "sk-wrong-but-secret")
     with ModelServer(streamed("x")) as server, pytest.raises(RemoteModelError) as raised:
         remote(server).answer(context())
-    assert "refused the key in TEST_MODEL_KEY (401)" in str(raised.value)
+    assert "refused its key (401): the key in TEST_MODEL_KEY" in str(raised.value)
     assert "sk-wrong" not in str(raised.value)
     assert "sk-wrong" not in caplog.text
     for bad in ("", "line\nbreak", "ключ"):
