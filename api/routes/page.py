@@ -52,6 +52,12 @@ def page(request: Request) -> Response:
     return _send(request, "index.html")
 
 
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """The reference of the interface, made of openapi.json by a script of ours."""
+    return _send(request, "docs.html")
+
+
 @router.get("/static/{name}")
 def static(request: Request, name: str) -> Response:
     return _send(request, name)

@@ -136,3 +136,19 @@ def send(site: str, collection: str, files: dict[str, bytes], wait: bool = True)
     if wait:
         with httpx.stream("GET", f"{site}/v1/jobs/{sent.json()['job']['id']}/events") as events:
             assert "done" in events.read().decode()
+
+
+def test_the_reference_needs_no_other_server(page: Page, site: str) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{site}/docs")
+    expect(page.locator(".endpoint").first).to_be_visible()
+    described = httpx.get(f"{site}/openapi.json").json()["paths"]
+    methods = [
+        m for each in described.values() for m in each if m in ("get", "post", "put", "delete")
+    ]
+    expect(page.locator(".endpoint")).to_have_count(len(methods))
+    upload = page.locator(".endpoint", has_text="/v1/collections/{name}/documents").nth(1)
+    upload.locator("summary").click()
+    expect(upload).to_contain_text("-F files=@FILE")
+    assert all(url.startswith(site) for url in asked)
