@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from rag_owl import __version__, uploads
-from rag_owl.api import auth, errors, schemas
+from rag_owl.api import auth, errors, logs, schemas
 from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
@@ -26,7 +25,7 @@ from rag_owl.errors import RagOwlError
 from rag_owl.lane import Lane
 from rag_owl.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 # Answers that clients wait for had their time when the server waited for its requests.
 _LAST_WAIT = 1.0  # seconds

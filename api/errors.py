@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rag_owl.api import logs
 from rag_owl.errors import (
     Busy,
     Cancelled,
@@ -39,7 +39,7 @@ from rag_owl.errors import (
     RemoteModelTimeout,
 )
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499  # nginx's: nobody is there to read it; for the log and the metrics

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-import structlog
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from rag_owl import db
+from rag_owl.api import logs
 from rag_owl.store import jobs
 from rag_owl.types import Job
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 _EVERY = 0.5  # seconds
 

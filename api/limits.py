@@ -6,16 +6,16 @@ import ipaddress
 import math
 import time
 
-import structlog
 from limits import RateLimitItem, parse
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.storage import storage_from_string
 
+from rag_owl.api import logs
 from rag_owl.api.errors import Problem
 from rag_owl.errors import InvalidSettings
 from rag_owl.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 class RateLimits:

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_owl.api import auth, errors
+from rag_owl.api import auth, errors, logs
 from rag_owl.api.errors import Problem
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
 from rag_owl.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

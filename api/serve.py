@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 
-import structlog
 import uvicorn
 
 from rag_owl.api import auth, logs
@@ -16,7 +15,7 @@ from rag_owl.client import RagOwl
 from rag_owl.errors import InvalidSettings
 from rag_owl.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 def serve(settings: Settings) -> None:

@@ -10,13 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
-import structlog
-
 from rag_owl.api import logs
 from rag_owl.client import RagOwl
 from rag_owl.settings import Settings, as_environment, read_settings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 _PATIENCE = 15.0  # seconds for the worker to finish its batch
 _AGAIN = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds until a worker that died is started again
