@@ -34,21 +34,24 @@ function words(text) {
   return text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
 }
 
+/** One command for each form that the request may have. */
 function curl(method, path, operation, contents) {
   const query = (operation.parameters ?? []).map(resolve).filter((one) => one.in === "query" && one.required);
   const search = query.map((one) => `${one.name}=${encodeURIComponent(example(one.schema))}`).join("&");
-  const line = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${new URL(path.slice(1), document.baseURI).href}${search && `?${search}`}`];
+  const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  const first = `curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${base}${path}${search && `?${search}`}`;
+  const forms = [];
   if (contents?.["application/json"]) {
-    line.push('  -H "Content-Type: application/json"');
-    line.push(`  -d '${JSON.stringify(example(contents["application/json"].schema)).replaceAll("'", "'\\''")}'`);
-  } else if (contents?.["multipart/form-data"]) {
-    const { properties = {} } = resolve(contents["multipart/form-data"].schema);
-    for (const [name, part] of Object.entries(properties)) {
-      const file = resolve(part.items ?? part).format === "binary";
-      line.push(`  -F ${name}=${file ? "@FILE" : "…"}`);
-    }
+    const body = JSON.stringify(example(contents["application/json"].schema)).replaceAll("'", "'\\''");
+    forms.push(['-H "Content-Type: application/json"', `-d '${body}'`]);
   }
-  return line.join(" \\\n");
+  if (contents?.["multipart/form-data"]) {
+    const { properties = {} } = resolve(contents["multipart/form-data"].schema);
+    const isFile = (part) => resolve(part.items ?? part).format === "binary";
+    forms.push(Object.entries(properties).map(([name, part]) => `-F ${name}=${isFile(part) ? "@FILE" : "…"}`));
+  }
+  if (!forms.length) return first;
+  return forms.map((form) => [first, ...form].join(" \\\n  ")).join("\n\n");
 }
 
 function parameters(operation) {
