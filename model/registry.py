@@ -9,10 +9,11 @@ from typing import Literal
 
 from rag_owl.errors import ModelNotFound
 from rag_owl.media import DEFAULT_LIMITS, Limits
-from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, TextEmbedder
+from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, TextEmbedder
 from rag_owl.settings import RemoteModel
 
 SENTENCES, NANO = "sentences", "owl-nano"
+NO_JUDGE = "none"
 NANO_EYES = "owl-nano-eyes"  # as picture embedder
 
 
@@ -101,6 +102,17 @@ def load_picture_embedder(name: str) -> PictureEmbedder | None:
     if name not in (NANO_EYES, embedder.name):
         raise ModelNotFound(f"{name} is not here, {embedder.name} is; ingest into a new collection")
     return embedder
+
+
+def load_judge(name: str) -> Judge | None:
+    """What checks citations, by name; "none": nothing. Raises `ModelNotFound`."""
+    if name == NO_JUDGE:
+        return None
+    if name != NANO:
+        raise ModelNotFound(f"no judge {name!r}: use {NANO} or {NO_JUDGE}")
+    from rag_owl.model.nano import NanoJudge
+
+    return NanoJudge.load()
 
 
 def names() -> list[str]:

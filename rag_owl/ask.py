@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from rag_owl import context as contexts
 from rag_owl import conversation, db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
-from rag_owl.ports import Answerer, Retriever, Watcher
+from rag_owl.ports import Answerer, Judge, Retriever, Watcher
 from rag_owl.settings import MOST_ITEMS
 from rag_owl.store import answers, collections, filters, items
 from rag_owl.store.names import is_storable
@@ -29,6 +29,7 @@ class Parts:
     answerer: Answerer
     context_characters: int
     stills: Callable[[str], Sequence[str]]  # a few pictures, as blob keys, of a video blob
+    judge: Judge | None = None  # what citations are checked with, beside their exact words
 
 
 def answer_question(
@@ -59,10 +60,13 @@ def answer_question(
     if shown.pictures != question.pictures:
         note = f"{draft.model} watches no videos: it was shown {len(stills)} pictures of yours."
         draft = replace(draft, notes=(*draft.notes, note))
-    with db.writing(parts.engine) as session:
+    with db.reading(parts.engine) as session:
         collection = collections.get(session, question.collection)
         generation = collections.live_generation(session, collection.key)
-        answer = evidence.verify(draft, context, generation.key if generation else 0)
+    # The judge is a model: it runs while no transaction is open.
+    answer = evidence.verify(draft, context, generation.key if generation else 0, parts.judge)
+    with db.writing(parts.engine) as session:
+        collection = collections.get(session, question.collection)
         answers.save(session, collection.key, answer, context)
     return answer
 

@@ -292,6 +292,7 @@ class RagOwl:
             self.models.answerer(model),
             self.settings.context_characters,
             lambda key: own_video.stills(self.blobs, key, self._limits),
+            self.models.judge(),
         )
 
     def _history(self, collection: str, conversation_id: str) -> list[Turn]:

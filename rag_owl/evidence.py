@@ -1,8 +1,9 @@
 """From a model's draft to an answer whose citations were checked.
 
-What is checked here needs no model: that a marker points to a source, and that the place an
-answerer points to exists and says what is quoted. A marker that points to nothing is reported and
-is never shown as support; an answer without any support is an abstention.
+Without a model it is checked that a marker points to a source, and that the place an answerer
+points to exists and says what is quoted. A `Judge` reads the cited item and says whether it bears
+the statement out. A marker that points to nothing is reported and is never shown as support; an
+answer without any support is an abstention.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import time
 import uuid
 from dataclasses import replace
 
+from rag_owl.ports import Judge
+from rag_owl.statements import declare
 from rag_owl.types import (
     Answer,
     Attribution,
@@ -30,7 +33,7 @@ from rag_owl.types import (
 MARKER = re.compile(r"\[(\d{1,4})\]")
 
 
-def verify(draft: Draft, context: Context, generation: int) -> Answer:
+def verify(draft: Draft, context: Context, generation: int, judge: Judge | None = None) -> Answer:
     """The draft as an `Answer`, with a `Citation` per attribution that holds."""
     question = context.question
     sources = len(context.sources)
@@ -38,7 +41,7 @@ def verify(draft: Draft, context: Context, generation: int) -> Answer:
         {int(m) for m in MARKER.findall(draft.text) if not 1 <= int(m) <= sources}
     ) if not draft.abstained else []  # fmt: skip
     citations = tuple(
-        _cite(attribution, draft, context)
+        _cite(attribution, draft, context, judge)
         for attribution in draft.attributions
         if 0 <= attribution.source < sources
     )
@@ -69,7 +72,9 @@ def verify(draft: Draft, context: Context, generation: int) -> Answer:
     )
 
 
-def _cite(attribution: Attribution, draft: Draft, context: Context) -> Citation:
+def _cite(
+    attribution: Attribution, draft: Draft, context: Context, judge: Judge | None
+) -> Citation:
     item = context.sources[attribution.source].item
     start, end = attribution.item_start, attribution.item_end
     quote = None
@@ -78,8 +83,6 @@ def _cite(attribution: Attribution, draft: Draft, context: Context) -> Citation:
     else:
         start = end = None
     statement = MARKER.sub("", draft.text[attribution.start : attribution.end]).strip()
-    # The one check that is certain without a model: the statement stands in the item word for word.
-    verbatim = quote is not None and bool(statement) and _plain(statement) in _plain(quote)
     return Citation(
         start=attribution.start,
         end=attribution.end,
@@ -91,11 +94,41 @@ def _cite(attribution: Attribution, draft: Draft, context: Context) -> Citation:
         title=item.title,
         location=_locate(item, start, end, attribution),
         quote=quote,
-        support=Support(
-            verdict="supported" if verbatim else "unchecked", attention=attribution.attention
+        support=replace(
+            _check(statement, quote, item, draft, context, judge), attention=attribution.attention
         ),
         picture=item.picture,
     )
+
+
+def _check(
+    statement: str,
+    quote: str | None,
+    item: Item,
+    draft: Draft,
+    context: Context,
+    judge: Judge | None,
+) -> Support:
+    """The verdict on one statement and one item.
+
+    A sentence that stands in the item word for word is supported, which needs no model. A bare
+    answer ("Lima") also stands there, but says nothing alone: the judge is asked whether the item
+    supports it as the answer to the question. Where it cannot confirm that, support is partial.
+    """
+    verbatim = quote is not None and bool(statement) and _plain(statement) in _plain(quote)
+    bare = draft.short is not None and statement in draft.short
+    if verbatim and not bare:
+        return Support("supported")
+    asked = context.question.words or context.question.text
+    said = declare(asked, statement) if bare else statement
+    bearing = judge.judge(said, item) if judge is not None and statement else None
+    if judge is None or bearing is None:
+        return Support("supported" if verbatim else "unchecked")
+    if bearing.supported >= judge.supported_from:
+        return Support("supported", entailment=bearing.supported)
+    if bearing.contradicted >= judge.contradicted_from:
+        return Support("unsupported", entailment=bearing.supported, contradicted=True)
+    return Support("partly" if verbatim else "unsupported", entailment=bearing.supported)
 
 
 def _locate(item: Item, start: int | None, end: int | None, attribution: Attribution) -> Location:

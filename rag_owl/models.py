@@ -13,7 +13,7 @@ from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.search import Embedders
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
-from rag_owl.ports import Answerer, BlobStore, PictureEmbedder, Rememberer, TextEmbedder
+from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
 
@@ -92,6 +92,13 @@ class Models:
         chosen = name or self._settings.model
         found: Answerer = self._once(
             f"answerer {chosen}", partial(registry.load_answerer, chosen, self._around)
+        )
+        return found
+
+    def judge(self) -> Judge | None:
+        """What citations are checked with. Raises `ModelError`."""
+        found: Judge | None = self._once(
+            "judge", partial(registry.load_judge, self._settings.judge)
         )
         return found
 

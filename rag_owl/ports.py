@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
-from rag_owl.types import Context, Draft, Question, Retrieved
+from rag_owl.types import Bearing, Context, Draft, Item, Question, Retrieved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,18 @@ class Answerer(Protocol):
     name: str
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft: ...
+
+
+class Judge(Protocol):
+    """Says how an item's text bears on a statement: what citations are checked with."""
+
+    name: str
+    supported_from: float  # probability from which on a statement counts as supported
+    contradicted_from: float
+
+    def judge(self, statement: str, item: Item) -> Bearing | None:
+        """None where it cannot read the statement or the item."""
+        ...
 
 
 @runtime_checkable

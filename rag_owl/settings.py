@@ -100,6 +100,10 @@ class Settings(BaseSettings):
             "`api_key_env` and more (docs/answers.md)."
         ),
     )
+    judge: str = Field(
+        "none",
+        description="What checks citations beside their exact words: `owl-nano`, or `none`.",
+    )
     answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
     device: str = Field(
         "auto", description="Where mPLUG-Owl3 runs: `auto` (a GPU where there is one), `cpu`, …"

@@ -262,6 +262,14 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Bearing:
+    """How a text bears on a statement: two probabilities; the rest: it says nothing of it."""
+
+    supported: float
+    contradicted: float
+
+
+@dataclass(frozen=True, slots=True)
 class Support:
     """What was checked of one citation, and how it came out; None: not checked."""
 

@@ -30,6 +30,7 @@ def reading(args: argparse.Namespace) -> None:
     from benchmarks.quality import nano_reading as part
     from rag_owl.blobs import FolderBlobs
     from rag_owl.model.nano.answerer import NanoAnswerer
+    from rag_owl.model.nano.judge import NanoJudge
 
     model = NanoAnswerer.load(FolderBlobs(args.cache / "blobs"), args.weights)
     cases = part.cases(args.data, args.questions)
@@ -44,7 +45,8 @@ def reading(args: argparse.Namespace) -> None:
         f"text embedder's choice: {chosen:.3f}")  # fmt: skip
     row("no answer here, ROC area", got["no_answer_area"], 0.92, 0.96, n)
     row("abstains, 90 % of answerable kept", got["abstains_at_90"], 0.80, 0.92, n)
-    held = part.support(model, cases[: args.support])
+    judge = NanoJudge.load(args.weights)
+    held = part.support(judge, cases[: args.support])
     row("statement support, ROC area", held["area"], 0.85, 0.92,
         f"{held['pairs']} pairs; word overlap: {held['word_overlap_area']:.3f}")  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.quality.scores import exact, f1, roc_area
 from rag_owl.model.nano import minilm
 from rag_owl.model.nano.answerer import NanoAnswerer
+from rag_owl.model.nano.judge import NanoJudge
 from rag_owl.model.train.nano.passages import Article, crop, load_squad, token_range
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, altered, swaps
 from rag_owl.statements import declare
@@ -121,7 +122,7 @@ def sentences_baseline(cases: list[Case]) -> dict[str, float]:
     }
 
 
-def support(model: NanoAnswerer, cases: list[Case], seed: int = 0) -> dict[str, float]:
+def support(judge: NanoJudge, cases: list[Case], seed: int = 0) -> dict[str, float]:
     """True statements against swapped ones; half of the swaps come from the same item.
 
     The baseline counts a statement as supported by the share of its words in the item.
@@ -138,7 +139,8 @@ def support(model: NanoAnswerer, cases: list[Case], seed: int = 0) -> dict[str, 
         false = altered(case.answer, rng.choice(choices))
         for truth, answer in ((SUPPORTED, case.answer), (CONTRADICTED, false)):
             said = declare(case.question, answer)
-            ours[truth].append(model.support(said, [text])[0]["supported"])
+            bearing = judge.judge(said, context(said, [text]).sources[0].item)
+            ours[truth].append(bearing.supported if bearing else 0.5)
             words = set(said.lower().rstrip(".").split())
             plain[truth].append(len(words & set(text.lower().split())) / len(words))
     return {

@@ -22,7 +22,7 @@ from rag_owl.model.nano.embedder import see, weigh
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.pointing import Span, spans
-from rag_owl.model.nano.reader import SUPPORT, Reader, Reading, Rows, Sight
+from rag_owl.model.nano.reader import Reader, Reading, Rows, Sight
 from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
 from rag_owl.ports import BlobStore
 from rag_owl.sentences import sentence_spans
@@ -34,8 +34,6 @@ Floats: TypeAlias = NDArray[np.float32]
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
 _MANY_PICTURES = 256  # features kept in memory, about 50 kB each
-BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-"""Whether this CPU multiplies in bf16, which the weights were trained in; elsewhere fp32."""
 _SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
 _WHAT_IS_IT = re.compile(
     r"\b(what|which|who|whose)\b.{0,40}\b(this|these|that|it|shown|picture|photo|image|see)\b", re.I
@@ -132,8 +130,7 @@ class NanoAnswerer:
         rows = collate(windows)
         if user or any(items):
             self._show(rows, windows, user, items)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=BF16):
-            return self._reader(rows, watch)  # type: ignore[no-any-return]
+        return self._reader.infer(rows, watch)
 
     def heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
         """Which patches the reader looked at while it read one source.
@@ -160,17 +157,6 @@ class NanoAnswerer:
                     maps += own.view(-1, side, side)
         *shown, own_map = (m.numpy() for m in maps)
         return shown, own_map if items[source] is not None else None
-
-    def support(self, statement: str, texts: Sequence[str]) -> list[dict[str, float]]:
-        """How each text bears on the statement: probabilities of `reader.SUPPORT`."""
-        out = []
-        for text in texts:  # one by one: a text's verdict must not depend on its neighbours
-            windows = self._windows(statement, [("", text)])
-            logits = self._read(windows).support[:, 0]
-            # a long text supports or contradicts where its best part does
-            best = logits[logits[:, :2].logsumexp(1).sub(logits[:, 2]).argmax()]
-            out.append(dict(zip(SUPPORT, best.softmax(0).tolist(), strict=True)))
-        return out
 
     def _windows_of(self, context: Context) -> list[Window]:
         items = [s.item for s in context.sources]

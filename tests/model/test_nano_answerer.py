@@ -182,10 +182,3 @@ def test_warped_flags_are_found_and_described(flags):
     index = embedder.embed_pictures([FLAGS[s].render().convert("RGB") for s in stems])
     seen = embedder.embed_pictures([photo(s, i) for i, s in enumerate(stems)])
     assert np.mean((seen @ index.T).argmax(1) == np.arange(len(stems))) > 0.9
-
-
-def test_support_tells_a_true_statement_from_an_unrelated_one(model):
-    [true, other] = model.support("The Amur is 2,824 kilometres long.", [RIVER, FISH])
-    assert set(true) == {"supported", "contradicted", "unrelated"}
-    assert sum(true.values()) == pytest.approx(1, abs=1e-4)
-    assert true["unrelated"] < other["unrelated"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from rag_owl.context import interleave
 from rag_owl.evidence import verify
 from rag_owl.types import (
     Attribution,
+    Bearing,
     Context,
     Draft,
     ImageLocation,
@@ -17,6 +19,7 @@ from rag_owl.types import (
     PageLocation,
     Question,
     Retrieved,
+    Support,
     TextBox,
     TextLocation,
     TextTime,
@@ -158,3 +161,56 @@ def test_what_rests_on_the_users_own_video_is_no_abstention() -> None:
     assert answer.notes == ("So.",)
     none = verify(Draft("No.", moments=(moment,), abstained=True), Context(asked, ()), 1)
     assert none.moments == ()
+
+
+class Reads:
+    """A judge that goes by words: what it is asked, and a verdict that follows from the text."""
+
+    name = "words"
+    supported_from = 0.5
+    contradicted_from = 0.5
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def judge(self, statement: str, item: Item) -> Bearing | None:
+        self.asked.append(statement)
+        if statement.startswith("Die"):
+            return None
+        weights = set(re.findall(r"[0-9]+", statement))
+        there = set(re.findall(r"[0-9]+", item.text or ""))
+        if not weights:
+            return Bearing(0.1, 0.1)
+        return Bearing(0.9, 0.0) if weights <= there else Bearing(0.0, 0.9)
+
+
+def _verdict(said: str, short: str | None = None, span: tuple[int, int] | None = None) -> Support:
+    where = span or (None, None)
+    draft = Draft(f"{said} [1]", (Attribution(0, len(said), 0, *where),), short)
+    (citation,) = verify(draft, Context(QUESTION, (source(),)), 1, Reads()).citations
+    return citation.support
+
+
+def test_the_judge_says_whether_an_item_bears_a_statement_out() -> None:
+    assert _verdict("It has 120 grams.") == Support("supported", entailment=0.9)
+    assert _verdict("It has 130 grams.") == Support(
+        "unsupported", entailment=0.0, contradicted=True
+    )
+    assert _verdict("It is heavy.") == Support("unsupported", entailment=0.1)
+    assert _verdict("Die Eule ist schwer.") == Support("unchecked")
+
+
+def test_a_sentence_word_for_word_needs_no_judge() -> None:
+    judge = Reads()
+    draft = Draft(
+        f"{SENTENCE} [1]", (Attribution(0, len(SENTENCE), 0, START, START + len(SENTENCE)),)
+    )
+    (citation,) = verify(draft, Context(QUESTION, (source(),)), 1, judge).citations
+    assert (citation.support, judge.asked) == (Support("supported"), [])
+
+
+def test_a_bare_answer_is_judged_as_the_answer_to_its_question() -> None:
+    at = TEXT.index("120")
+    assert _verdict("120 grams", "120 grams", (at, at + 9)).verdict == "supported"
+    at = TEXT.index("holes")
+    assert _verdict("holes", "holes", (at, at + 5)) == Support("partly", entailment=0.1)

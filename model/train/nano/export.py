@@ -21,12 +21,13 @@ from rag_owl.model.nano import minilm, weights
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.pointing import spans
 from rag_owl.model.nano.reader import Reader
-from rag_owl.model.nano.window import collate
+from rag_owl.model.nano.window import Piece, collate, lay_out, tokenise
 from rag_owl.model.train.nano import passages, texts, warp
 from rag_owl.model.train.nano.eyes import embed, precision_at_5
 from rag_owl.model.train.nano.passages import Episode
 from rag_owl.model.train.nano.pictures import Flags, load, load_flags
 from rag_owl.model.train.nano.reader import Material, load_eyes, windows_of, with_pictures
+from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement
 
 CALIBRATION_ARTICLES = 20
 
@@ -161,6 +162,28 @@ def text_calibration(eyes: Eyes, material: Material, data: Path, cache: Path) ->
     return {"text_floor": floor}
 
 
+def support_calibration(reader: Reader, material: Material, count: int) -> dict[str, float]:
+    """From which probabilities on a statement counts as supported, and as contradicted: 9 of 10
+    true statements are at least so supported, 1 of 20 is at least so contradicted."""
+    rng = random.Random(6)
+    none = np.zeros(0, np.int32)
+    asked = [(a, q) for a in material.articles[:CALIBRATION_ARTICLES] for q in a.questions]
+    found: dict[int, list[tuple[float, float]]] = {SUPPORTED: [], CONTRADICTED: []}
+    for article, question in rng.sample(asked, min(count, len(asked))):
+        for wanted in found:
+            said, truth = statement(article, question, rng, wanted)
+            text = article.passages[question.passage].tokens.cut(0, 300)
+            window = lay_out(tokenise(material.tokenizer, [said])[0].ids, [Piece(0, none, text)])
+            shares = reader.infer(collate([window])).support[0, 0].float().softmax(0).tolist()
+            found[truth].append((shares[SUPPORTED], shares[CONTRADICTED]))
+    true, false = (np.array(found[k]) for k in (SUPPORTED, CONTRADICTED))
+    supported = float(np.quantile(true[:, 0], 0.1))
+    contradicted = float(np.quantile(true[:, 1], 0.95))
+    caught = (false[:, 0] < supported).mean(), (false[:, 1] >= contradicted).mean()
+    print("of false statements not supported: {:.3f}, contradicted: {:.3f}".format(*caught))
+    return {"supported_from": supported, "contradicted_from": contradicted}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -178,6 +201,7 @@ def main() -> None:
     calibration = looking_calibration(eyes, load_flags(args.data), args.data, cache)
     calibration |= text_calibration(eyes, material, args.data, cache)
     calibration |= reading_calibration(reader, eyes, material, args.questions)
+    calibration |= support_calibration(reader, material, args.questions)
     print(calibration)
     weights.write(args.weights, eyes, reader, calibration)
 
