@@ -59,6 +59,8 @@ class RagOwl:
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
             max_video_seconds=settings.max_video_seconds,
+            max_archive_members=settings.max_archive_members,
+            max_archive_bytes=settings.max_archive_bytes,
             video_every=settings.video_every,
             max_bytes=settings.max_bytes,
         )

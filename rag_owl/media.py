@@ -32,6 +32,9 @@ class Limits:
     max_bytes: int = 4 * 2**30  # of one file that becomes one document
     max_video_seconds: int = 6 * 3_600  # of one video
     max_frame_pixels: int = 40_000_000  # of one frame of a video; 8K has 33 million
+    max_archive_members: int = 100_000
+    max_archive_bytes: int = 64 * 2**30  # unpacked, of one archive
+    max_archive_ratio: int = 200  # unpacked to packed bytes, once that is more than a little
     video_every: float = 1.0  # seconds from one look at a film to the next
     max_picture_bytes: int = 512 * 2**20  # encoded
     max_row_bytes: int = 32 * 2**20  # one line of a JSONL file, one record of a CSV file
@@ -144,6 +147,8 @@ def sniff(head: bytes, name: str) -> str:
         return "video/mp2t"
     if b"%PDF-" in head[:1024]:
         return "application/pdf"
+    if head[257:262] == b"ustar":
+        return "application/x-tar"
     try:
         start = decode_head(head)
     except UnreadableMedia:
@@ -363,6 +368,7 @@ _DESCRIPTIONS = {
     "application/octet-stream": "binary data of an unknown kind",
     "application/pdf": "a PDF",
     "application/zip": "a zip archive or an office document",
+    "application/x-tar": "a tar archive",
     "application/x-ole-storage": "an old office document",
     "image/svg+xml": "an SVG drawing",
     "image/heic": "a HEIC picture",

@@ -8,6 +8,7 @@ from typing import Any
 
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.loaders.apart_pool import Decoder, DecoderLost, Pool
+from rag_owl.indexer.loaders.dispatch import HAVE_ROWS
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.loaders.values import Input, Loaded, Picture, Section, SkippedRow
 from rag_owl.media import DEFAULT_LIMITS, Limits, sniff
@@ -189,4 +190,4 @@ def _has_rows(source: Input, limits: Limits) -> bool:
         media_type = sniff(WatchedFile.of(source.path, limits).head(), source.name)
     except UnreadableMedia:
         return False
-    return media_type in ("application/jsonl", "text/csv")
+    return media_type in HAVE_ROWS

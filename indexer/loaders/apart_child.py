@@ -149,8 +149,10 @@ class _Server:
                 size += 200
             else:
                 sections, more = None, 0
-                if value.row is not None and not single:
+                # A file that a row gives is there only until the next row is asked for.
+                if value.row is not None and not single and not isinstance(value.source, Path):
                     sections, more = _small(value)
+                    more += len(value.source.data) if value.source is not None else 0
                 values.append((replace(value, sections=None), sections))  # type: ignore[arg-type]
                 size += 500 + more
                 if sections is None:  # it may be asked for: nothing may move on before

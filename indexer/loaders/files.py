@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from rag_owl.errors import UnreadableMedia
+from rag_owl.indexer.loaders.values import Held
 from rag_owl.media import SNIFF_BYTES, Limits
 
 BLOCK_BYTES = 2**20
@@ -41,6 +43,11 @@ class WatchedFile:
                 f"{limits.max_bytes:,}: split it"
             )
         return cls(path, status.st_size, _version(status))
+
+    @property
+    def source(self) -> Path | Held:
+        """The bytes, for whoever is to keep them."""
+        return self.path
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -77,6 +84,28 @@ class WatchedFile:
         for block in self.blocks():
             digest.update(block)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile(WatchedFile):
+    """Bytes in memory; `path` is only where they come from."""
+
+    data: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def holding(cls, data: bytes, path: Path) -> HeldFile:
+        """Raises `UnreadableMedia` when there are none."""
+        if not data:
+            raise UnreadableMedia("the file is empty")
+        return cls(path, len(data), (0, 0, 0), data)
+
+    @property
+    def source(self) -> Path | Held:
+        return Held(self.data)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        yield io.BytesIO(self.data)
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

@@ -57,7 +57,7 @@ def load_html(name: str, file: WatchedFile, limits: Limits) -> Loaded:
         media_type="text/html",
         sha256=sha256,
         sections=lambda: sections_of(document, blocks),
-        source=file.path,
+        source=file.source,
     )
 
 

@@ -41,7 +41,7 @@ def load_markdown(name: str, file: WatchedFile, limits: Limits) -> Loaded:
         sha256=sha256,
         sections=lambda: sections_of(document, blocks),
         metadata=metadata,
-        source=file.path,
+        source=file.source,
     )
 
 

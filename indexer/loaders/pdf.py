@@ -60,7 +60,7 @@ def load_pdf(name: str, file: WatchedFile, limits: Limits) -> tuple[Loaded, list
         sha256=sha256,
         sections=lambda: _sections(file, frozenset(damaged), pages),
         metadata=metadata,
-        source=file.path,
+        source=file.source,
     )
     why = "the page is damaged; the other pages are used: save the PDF again"
     return loaded, [Skipped(f"{name} page {i + 1}", why) for i in damaged]

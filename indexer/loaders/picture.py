@@ -38,7 +38,7 @@ def load_picture(name: str, file: WatchedFile, limits: Limits) -> Loaded:
         media_type=picture.media_type,
         sha256=hashlib.sha256(picture.data).hexdigest(),
         sections=lambda: iter([Section("", 0, picture=picture)]),
-        source=file.path,
+        source=file.source,
     )
 
 

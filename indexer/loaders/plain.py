@@ -38,7 +38,7 @@ def load_plain(name: str, file: WatchedFile, limits: Limits) -> Loaded:
         media_type="text/plain",
         sha256=sha256,
         sections=lambda: text_sections(file, encoding, unit),
-        source=file.path,
+        source=file.source,
     )
 
 

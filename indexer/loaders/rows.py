@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ _NO_ROWS = "it holds no rows: add one, or remove the file"
 _WEB = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 
 
+Rows = Generator[Loaded | Skipped, None, int]
+"""The documents of the rows; it returns how many rows there are, those passed over included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row as its file gives it. `number` from 0; `line` from 1, where it begins."""
@@ -47,9 +51,7 @@ class Row:
     fault: str = ""  # why there are no values
 
 
-def load_jsonl(
-    name: str, file: WatchedFile, start_row: int, limits: Limits
-) -> Iterator[Loaded | Skipped]:
+def load_jsonl(name: str, file: WatchedFile, start_row: int, limits: Limits) -> Rows:
     """Rows are counted by lines, empty and broken ones too: `name#17` is line 17."""
     rows = (
         Row(line - 1, line, values, fault)
@@ -58,9 +60,7 @@ def load_jsonl(
     return _load(name, file.path, rows, start_row, limits)
 
 
-def load_csv(
-    name: str, file: WatchedFile, start_row: int, limits: Limits
-) -> Iterator[Loaded | Skipped]:
+def load_csv(name: str, file: WatchedFile, start_row: int, limits: Limits) -> Rows:
     """The first record names the columns; `name#1` is the record after it."""
     records = csv_records(file, name, limits.max_row_bytes)
     rows = (
@@ -69,9 +69,7 @@ def load_csv(
     return _load(name, file.path, rows, start_row, limits)
 
 
-def _load(
-    name: str, path: Path, rows: Iterator[Row], start_row: int, limits: Limits
-) -> Iterator[Loaded | Skipped]:
+def _load(name: str, path: Path, rows: Iterator[Row], start_row: int, limits: Limits) -> Rows:
     """One `Loaded` or one `SkippedRow` for each row, as the last that comes of it.
 
     The rows before `start_row` are read too: a row's name depends on the ids before it.
@@ -96,6 +94,8 @@ def _load(
         yield document
     if row is None:
         yield Skipped(name, _NO_ROWS)
+        return 0
+    return row.number + 1
 
 
 def _label(row: Row, labels: NameSet) -> str:

@@ -252,10 +252,19 @@ def companions(names: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def printable(name: str) -> str:
-    """A file's name as one line of valid Unicode: what is neither is shown as `\\n`, `\\xe9`."""
+    """A file's name as one line of valid Unicode: what is neither is shown as `\\n`, `\\xe9`.
+
+    So are the characters that change the direction of writing: they make `a[RLO]gpj.exe` look like
+    `aexe.jpg`.
+    """
     name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" else char
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Zl", "Zp") or char in _DIRECTIONS
+        else char
         for char in name
     )

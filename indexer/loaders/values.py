@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from rag_owl.types import Skipped, TextBox, TextTime
 
@@ -33,6 +34,16 @@ class Picture:
     data: bytes = field(repr=False)  # encoded, as it is to be kept
     image: Image = field(repr=False)  # upright RGB, sides <= PICTURE_SIDE
     media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What lies in no file of its own: a member of an archive. Opened as a `Path` is."""
+
+    data: bytes = field(repr=False)
+
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
+        return io.BytesIO(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,9 @@ class Loaded:
     """Streams the document's text; may be called again. Raises `UnreadableMedia` when the file
     disappeared or changed since its sha256 was taken; what came before is then void."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    source: Path | None = None  # the file to keep as the document's blob; rows: the database has it
+    source: Path | Held | None = None
+    """What to keep as the document's blob; rows: the database has it. With a `row`, a `Path` is
+    there only until the next document is asked for."""
     source_sha256: str | None = None  # of its bytes, where that is not `sha256` itself
     row: int | None = None  # from 0, to go on after it: `read(source, start_row=row + 1)`
 

@@ -79,7 +79,7 @@ def load_video(
         sha256=sha256,
         sections=lambda: _sections(video, file, sentences_of(cues), limits),
         metadata=metadata,
-        source=file.path,
+        source=file.source,
         source_sha256=source_sha256,
     )
 
