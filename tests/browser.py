@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from rag_owl.settings import read_settings
 
 MISSING = (
     "no Chromium: run scripts/install-chromium.sh as root, or name one with RAG_OWL_TEST_CHROMIUM"
 )
+SCRIPT = "<img src=x onerror=\"document.title='owned'\">"
 PATIENCE = 15_000  # milliseconds: a busy machine loads models slowly
 
 
@@ -110,3 +111,11 @@ _DROP = """([selector, files]) => {
 def drop(page: Page, selector: str, files: dict[str, str]) -> None:
     """As if files of these names and texts were dropped there."""
     page.evaluate(_DROP, [selector, files])
+
+
+def ask(page: Page, question: str) -> None:
+    """Ask and wait for the answer."""
+    before = page.locator(".turn .actions").count()
+    page.get_by_role("textbox", name="Question").fill(question)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".turn .actions")).to_have_count(before + 1)

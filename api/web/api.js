@@ -74,7 +74,8 @@ export async function* stream(method, path, options = {}) {
   const accept = { Accept: "text/event-stream" };
   const response = await send(path, { method, ...options, headers: accept });
   try {
-    for await (const { event, data } of events(response.body)) yield { event, data: JSON.parse(data) };
+    for await (const { event, data } of events(response.body))
+      yield { event, data: JSON.parse(data) };
   } catch (error) {
     if (error.name === "AbortError" || error instanceof Problem) throw error;
     throw new Problem("The connection to the service broke off.");

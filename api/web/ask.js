@@ -23,17 +23,40 @@ class Ask {
     this.turns = [];
     this.conversation = null;
     this.running = null;
-    this.evidence = new Evidence({ again: (turn) => this.again(turn), back: (turn, index) => this.back(turn, index) });
-    this.composer = new Composer({ ask: (asked) => this.ask(asked), stop: () => this.running?.abort(), files: (files) => this.offer(files) });
-    this.picker = h("select", { id: "collection", onchange: () => this.choose(this.picker.value) }, known.map((one) => h("option", { value: one.name }, one.name)));
-    this.fresh = h("button", { type: "button", class: "plain small", hidden: true, onclick: () => this.restart() }, icon("add"), "New conversation");
+    this.evidence = new Evidence({
+      again: (turn) => this.again(turn),
+      back: (turn, index) => this.back(turn, index),
+    });
+    this.composer = new Composer({
+      ask: (asked) => this.ask(asked),
+      stop: () => this.running?.abort(),
+      files: (files) => this.offer(files),
+    });
+    this.picker = h(
+      "select",
+      { id: "collection", onchange: () => this.choose(this.picker.value) },
+      known.map((one) => h("option", { value: one.name }, one.name)),
+    );
+    this.fresh = h(
+      "button",
+      { type: "button", class: "plain small", hidden: true, onclick: () => this.restart() },
+      icon("add"),
+      "New conversation",
+    );
     this.thread = h("section", { class: "thread", "aria-label": "Conversation", tabindex: 0 });
     this.notices = h("div", { class: "notices" });
     this.earlier = h("section", { class: "earlier", "aria-label": "Asked before" });
     this.element = h(
       "div",
       { class: "ask" },
-      h("div", { class: "ask-head" }, h("h1", { class: "unseen" }, "Ask"), h("label", { for: "collection" }, "Collection"), this.picker, this.fresh),
+      h(
+        "div",
+        { class: "ask-head" },
+        h("h1", { class: "unseen" }, "Ask"),
+        h("label", { for: "collection" }, "Collection"),
+        this.picker,
+        this.fresh,
+      ),
       this.thread,
       this.evidence.element,
       h("div", { class: "ask-foot" }, this.notices, this.composer.element),
@@ -86,7 +109,14 @@ class Ask {
     if (!info) {
       replace(
         this.thread,
-        h("div", { class: "welcome" }, owl("open", "large"), h("h2", {}, "Nothing to ask yet"), h("p", {}, "Make a collection and give it some pictures, pages, texts or videos."), h("a", { class: "primary", href: "#/collections" }, "Make a collection")),
+        h(
+          "div",
+          { class: "welcome" },
+          owl("open", "large"),
+          h("h2", {}, "Nothing to ask yet"),
+          h("p", {}, "Make a collection and give it some pictures, pages, texts or videos."),
+          h("a", { class: "primary", href: "#/collections" }, "Make a collection"),
+        ),
       );
       return;
     }
@@ -97,15 +127,34 @@ class Ask {
         { class: "welcome" },
         owl("open", "large"),
         h("h2", {}, `Ask ${info.name}`),
-        h("p", {}, `It holds ${plural(info.documents, "document")}. An answer says which of them it rests on, and where in them.`),
+        h(
+          "p",
+          {},
+          `It holds ${plural(info.documents, "document")}. An answer says which of them it rests on, and where in them.`,
+        ),
       ),
     );
-    const { data } = await get("v1/answers", { collection: info.name, limit: 6 }).catch(() => ({ data: [] }));
+    const { data } = await get("v1/answers", { collection: info.name, limit: 6 }).catch(() => ({
+      data: [],
+    }));
     if (!data.length || this.collection !== info.name) return;
     replace(
       this.earlier,
       h("h2", {}, "Asked before"),
-      h("ul", {}, data.slice(0, 6).map((one) => h("li", {}, h("a", { href: `#/answers/${encodeURIComponent(one.id)}` }, one.question), h("span", { class: "small-print" }, when(one.created_at))))),
+      h(
+        "ul",
+        {},
+        data
+          .slice(0, 6)
+          .map((one) =>
+            h(
+              "li",
+              {},
+              h("a", { href: `#/answers/${encodeURIComponent(one.id)}` }, one.question),
+              h("span", { class: "small-print" }, when(one.created_at)),
+            ),
+          ),
+      ),
     );
   }
 
@@ -115,12 +164,18 @@ class Ask {
     this.choose(chosen.collection);
     let all = [chosen];
     if (chosen.conversation_id) {
-      const { data } = await get("v1/answers", { conversation_id: chosen.conversation_id, limit: 50 });
+      const { data } = await get("v1/answers", {
+        conversation_id: chosen.conversation_id,
+        limit: 50,
+      });
       if (data.some((one) => one.id === id)) all = data.sort((a, b) => a.created_at - b.created_at);
     }
     // A list may leave the sources out; one answer has them.
-    const whole = await Promise.all(all.map((one) => (one.sources ? one : get(answerPath(one.id)))));
-    for (const answer of whole) this.begin({ text: answer.question, pictures: [], video: null }).finish(answer);
+    const whole = await Promise.all(
+      all.map((one) => (one.sources ? one : get(answerPath(one.id)))),
+    );
+    for (const answer of whole)
+      this.begin({ text: answer.question, pictures: [], video: null }).finish(answer);
     this.conversation = chosen.conversation_id;
     const turn = this.turns.find((one) => one.answer.id === id) ?? this.turns.at(-1);
     this.evidence.show(turn, turn.answer.citations.length ? 0 : null, false);
@@ -130,7 +185,10 @@ class Ask {
   begin(asked) {
     if (!this.turns.length) replace(this.thread);
     this.element.classList.remove("unasked");
-    const turn = new Turn({ ...asked, collection: this.collection }, { open: (which, index) => this.evidence.show(which, index) });
+    const turn = new Turn(
+      { ...asked, collection: this.collection },
+      { open: (which, index) => this.evidence.show(which, index) },
+    );
     this.turns.push(turn);
     this.thread.append(turn.element);
     this.fresh.hidden = false;
@@ -144,7 +202,9 @@ class Ask {
       turn.before = before.answer;
       const off = [...before.excluded];
       turn.asked.excluded = [...(before.asked.excluded ?? []), ...off];
-      const titles = new Map(before.retrieved.map(({ item }) => [item.id, item.title || item.document_name]));
+      const titles = new Map(
+        before.retrieved.map(({ item }) => [item.id, item.title || item.document_name]),
+      );
       turn.without = off.map((id) => titles.get(id) ?? id);
     }
     this.follow(turn.element);
@@ -153,7 +213,10 @@ class Ask {
     this.composer.setBusy(true);
     const running = (this.running = new AbortController());
     try {
-      for await (const { event, data } of stream("POST", "v1/answers", { ...request(turn.asked, this.conversation), signal: running.signal })) {
+      for await (const { event, data } of stream("POST", "v1/answers", {
+        ...request(turn.asked, this.conversation),
+        signal: running.signal,
+      })) {
         if (event === "retrieved") {
           turn.found(data.data);
           this.evidence.found(turn);

@@ -27,7 +27,16 @@ async function all(main) {
       ),
     ),
   );
-  const input = h("input", { id: "new-collection", required: true, pattern: NAME, maxlength: 63, autocomplete: "off", spellcheck: "false", placeholder: "field-notes", "aria-describedby": "new-hint" });
+  const input = h("input", {
+    id: "new-collection",
+    required: true,
+    pattern: NAME,
+    maxlength: 63,
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: "field-notes",
+    "aria-describedby": "new-hint",
+  });
   const wrong = h("div", {});
   const make = async (event) => {
     event.preventDefault();
@@ -44,13 +53,29 @@ async function all(main) {
       "div",
       { class: "column" },
       h("h1", {}, "Collections"),
-      data.length ? list : h("div", { class: "nothing" }, owl("open", "large"), h("p", {}, "There are none yet. A collection holds what questions are answered from.")),
+      data.length
+        ? list
+        : h(
+            "div",
+            { class: "nothing" },
+            owl("open", "large"),
+            h("p", {}, "There are none yet. A collection holds what questions are answered from."),
+          ),
       h(
         "form",
         { class: "new-collection", onsubmit: make },
         h("label", { for: "new-collection" }, "New collection"),
-        h("div", { class: "row" }, input, h("button", { type: "submit", class: "primary" }, "Make it")),
-        h("p", { id: "new-hint", class: "small-print" }, "Small letters, digits, - and _, at most 63."),
+        h(
+          "div",
+          { class: "row" },
+          input,
+          h("button", { type: "submit", class: "primary" }, "Make it"),
+        ),
+        h(
+          "p",
+          { id: "new-hint", class: "small-print" },
+          "Small letters, digits, - and _, at most 63.",
+        ),
         wrong,
       ),
     ),
@@ -61,16 +86,30 @@ async function one(main, name) {
   const info = await get(collectionPath(name));
   const counts = h("p", { class: "lead" });
   const table = h("tbody", {});
-  const more = h("button", { type: "button", class: "plain", hidden: true, onclick: () => load(true).catch(show) }, "Show more");
+  const more = h(
+    "button",
+    { type: "button", class: "plain", hidden: true, onclick: () => load(true).catch(show) },
+    "Show more",
+  );
   const wrong = h("div", {});
   const show = (error) => replace(wrong, problem(error));
   const count = (now) => {
     counts.textContent = `${plural(now.documents, "document")}, ${plural(now.items, "item")}`;
-    if (now.text_embedder) counts.append(h("span", { class: "small-print" }, ` compared by ${now.text_embedder} and ${now.picture_embedder}`));
+    if (now.text_embedder)
+      counts.append(
+        h(
+          "span",
+          { class: "small-print" },
+          ` compared by ${now.text_embedder} and ${now.picture_embedder}`,
+        ),
+      );
   };
   let cursor = null;
   const load = async (further = false) => {
-    const { data, next_cursor: next } = await get(`${collectionPath(name)}/documents`, { limit: 50, cursor: further ? cursor : null });
+    const { data, next_cursor: next } = await get(`${collectionPath(name)}/documents`, {
+      limit: 50,
+      cursor: further ? cursor : null,
+    });
     const rows = data.map((document) => row(name, document, refresh, show));
     if (further) table.append(...rows);
     else replace(table, rows);
@@ -85,7 +124,22 @@ async function one(main, name) {
   const holder = h(
     "div",
     { class: "table", hidden: true },
-    h("table", {}, h("caption", { class: "unseen" }, `Documents of ${name}`), h("thead", {}, h("tr", {}, ["Document", "Kind", "Revision", "Items"].map((head) => h("th", { scope: "col" }, head)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Delete")))), table),
+    h(
+      "table",
+      {},
+      h("caption", { class: "unseen" }, `Documents of ${name}`),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Document", "Kind", "Revision", "Items"].map((head) => h("th", { scope: "col" }, head)),
+          h("th", { scope: "col" }, h("span", { class: "unseen" }, "Delete")),
+        ),
+      ),
+      table,
+    ),
   );
   const zone = dropzone(name, () => refresh().catch(show));
   count(info);
@@ -95,7 +149,12 @@ async function one(main, name) {
       "div",
       { class: "column" },
       h("p", { class: "crumb" }, h("a", { href: "#/collections" }, "Collections")),
-      h("div", { class: "title-row" }, h("h1", {}, name), h("a", { class: "primary", href: `#/ask/${encodeURIComponent(name)}` }, "Ask it")),
+      h(
+        "div",
+        { class: "title-row" },
+        h("h1", {}, name),
+        h("a", { class: "primary", href: `#/ask/${encodeURIComponent(name)}` }, "Ask it"),
+      ),
       counts,
       zone.element,
       wrong,
@@ -109,9 +168,15 @@ async function one(main, name) {
 
 function row(collection, document, changed, show) {
   const remove = async () => {
-    if (!confirm(`Delete ${document.name} from ${collection}? Nothing of it will be found any more.`)) return;
+    if (
+      !confirm(`Delete ${document.name} from ${collection}? Nothing of it will be found any more.`)
+    )
+      return;
     try {
-      await call("DELETE", `${collectionPath(collection)}/documents/${encodeURIComponent(document.id)}`);
+      await call(
+        "DELETE",
+        `${collectionPath(collection)}/documents/${encodeURIComponent(document.id)}`,
+      );
       announce(`${document.name} is deleted.`);
       await changed();
     } catch (error) {
@@ -121,10 +186,31 @@ function row(collection, document, changed, show) {
   return h(
     "tr",
     {},
-    h("th", { scope: "row" }, h("span", { class: "doc-title" }, document.title || document.name), document.title && document.title !== document.name && h("span", { class: "small-print" }, document.name)),
+    h(
+      "th",
+      { scope: "row" },
+      h("span", { class: "doc-title" }, document.title || document.name),
+      document.title &&
+        document.title !== document.name &&
+        h("span", { class: "small-print" }, document.name),
+    ),
     h("td", {}, document.media_type),
     h("td", { class: "n" }, String(document.revision)),
     h("td", { class: "n" }, document.items.toLocaleString("en")),
-    h("td", {}, h("button", { type: "button", class: "round", "aria-label": `Delete ${document.name}`, title: "Delete", onclick: remove }, icon("bin"))),
+    h(
+      "td",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: "round",
+          "aria-label": `Delete ${document.name}`,
+          title: "Delete",
+          onclick: remove,
+        },
+        icon("bin"),
+      ),
+    ),
   );
 }

@@ -36,32 +36,77 @@ export class Composer {
       },
     });
     this.tray = h("ul", { class: "tray", "aria-label": "Attached to the question" });
-    this.sendButton = h("button", { type: "submit", class: "send", "aria-label": "Ask" }, icon("send"));
+    this.sendButton = h(
+      "button",
+      { type: "submit", class: "send", "aria-label": "Ask" },
+      icon("send"),
+    );
     this.options = this.makeOptions();
     this.toggle = h(
       "button",
-      { type: "button", class: "round", "aria-expanded": "false", "aria-controls": "ask-options", "aria-label": "Options", title: "Options", onclick: () => this.flip() },
+      {
+        type: "button",
+        class: "round",
+        "aria-expanded": "false",
+        "aria-controls": "ask-options",
+        "aria-label": "Options",
+        title: "Options",
+        onclick: () => this.flip(),
+      },
       icon("options"),
     );
-    const attach = h("button", { type: "button", class: "round", "aria-label": "Attach pictures or files", title: "Attach pictures or files", onclick: () => this.picker.click() }, icon("attach"));
+    const attach = h(
+      "button",
+      {
+        type: "button",
+        class: "round",
+        "aria-label": "Attach pictures or files",
+        title: "Attach pictures or files",
+        onclick: () => this.picker.click(),
+      },
+      icon("attach"),
+    );
     this.element = h(
       "form",
       { class: "composer", "aria-label": "Ask", onsubmit: (event) => this.submitted(event) },
       this.tray,
-      h("div", { class: "composer-row" }, attach, this.picker, this.text, this.toggle, this.sendButton),
+      h(
+        "div",
+        { class: "composer-row" },
+        attach,
+        this.picker,
+        this.text,
+        this.toggle,
+        this.sendButton,
+      ),
       this.options,
-      h("p", { id: "composer-hint", class: "hint" }, "Drop or paste pictures. Enter asks, Shift+Enter makes a new line."),
+      h(
+        "p",
+        { id: "composer-hint", class: "hint" },
+        "Drop or paste pictures. Enter asks, Shift+Enter makes a new line.",
+      ),
     );
     this.show();
   }
 
   makeOptions() {
-    this.k = h("input", { id: "opt-k", type: "number", min: 1, max: 400, placeholder: "as set", inputmode: "numeric" });
+    this.k = h("input", {
+      id: "opt-k",
+      type: "number",
+      min: 1,
+      max: 400,
+      placeholder: "as set",
+      inputmode: "numeric",
+    });
     this.model = h("select", { id: "opt-model" }, h("option", { value: "" }, "as set"));
     this.filters = filterRows();
     get("v1/answerers")
       .then(({ data }) =>
-        this.model.append(...data.map((one) => h("option", { value: one.name }, one.name + (one.default ? " (default)" : "")))),
+        this.model.append(
+          ...data.map((one) =>
+            h("option", { value: one.name }, one.name + (one.default ? " (default)" : "")),
+          ),
+        ),
       )
       .catch(() => {}); // the choice stays at the default
     return h(
@@ -103,7 +148,8 @@ export class Composer {
     for (const file of files) {
       const kind = file.type.split("/")[0];
       if (kind === "image" && file.type !== "image/svg+xml") {
-        if (this.attached.length < MOST) this.attached.push({ file, kind, url: URL.createObjectURL(file) });
+        if (this.attached.length < MOST)
+          this.attached.push({ file, kind, url: URL.createObjectURL(file) });
         else announce(`At most ${MOST} pictures with one question.`);
       } else if (kind === "video") {
         this.attached.filter((one) => one.kind === "video").forEach((one) => this.remove(one));
@@ -111,7 +157,8 @@ export class Composer {
       } else others.push(file);
     }
     if (others.length) this.on.files(others);
-    if (files.length > others.length) announce(`${plural(this.attached.length, "file")} attached to the question.`);
+    if (files.length > others.length)
+      announce(`${plural(this.attached.length, "file")} attached to the question.`);
     this.show();
   }
 
@@ -128,10 +175,17 @@ export class Composer {
         h(
           "li",
           {},
-          one.url ? h("img", { src: one.url, alt: one.file.name }) : h("span", { class: "file" }, icon("video"), one.file.name),
+          one.url
+            ? h("img", { src: one.url, alt: one.file.name })
+            : h("span", { class: "file" }, icon("video"), one.file.name),
           h(
             "button",
-            { type: "button", class: "remove", "aria-label": `Remove ${one.file.name}`, onclick: () => (this.remove(one), this.text.focus()) },
+            {
+              type: "button",
+              class: "remove",
+              "aria-label": `Remove ${one.file.name}`,
+              onclick: () => (this.remove(one), this.text.focus()),
+            },
             icon("close"),
           ),
         ),

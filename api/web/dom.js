@@ -13,7 +13,11 @@ export function h(tag, props = {}, ...children) {
     else if (value !== null && value !== undefined && value !== false)
       element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== false && child !== undefined && child !== ""));
+  element.append(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child !== null && child !== false && child !== undefined && child !== ""),
+  );
   return element;
 }
 
@@ -32,7 +36,9 @@ export function icon(name, extra = "") {
 export function owl(eyes = "open", extra = "") {
   const mark = icon(eyes === "closed" ? "owl-closed" : "owl", `owl owl-${eyes} ${extra}`);
   if (eyes === "looking") {
-    mark.replaceChildren(...[...document.querySelector("#i-owl").children].map((c) => c.cloneNode(true)));
+    mark.replaceChildren(
+      ...[...document.querySelector("#i-owl").children].map((c) => c.cloneNode(true)),
+    );
     mark.setAttribute("viewBox", "0 0 64 64");
   }
   return mark;
@@ -51,11 +57,15 @@ export function announce(message) {
   requestAnimationFrame(() => (status.textContent = message));
 }
 
-export const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+export const plural = (n, one, many = `${one}s`) =>
+  `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 export function when(seconds) {
   if (!seconds) return "";
-  return new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  return new Date(seconds * 1000).toLocaleString(undefined, {
+    dateStyle: "medium",
+    timeStyle: "short",
+  });
 }
 
 /** A place to show what went wrong, with a way to try again where there is one. */
@@ -64,6 +74,11 @@ export function problem(error, again = null) {
     "div",
     { class: "problem", role: "alert" },
     icon("warning"),
-    h("div", {}, h("p", {}, error.message), again && h("button", { type: "button", class: "plain", onclick: again }, "Try again")),
+    h(
+      "div",
+      {},
+      h("p", {}, error.message),
+      again && h("button", { type: "button", class: "plain", onclick: again }, "Try again"),
+    ),
   );
 }

@@ -3,7 +3,7 @@
 
 import { get, itemPath } from "./api.js";
 import { announce, h, icon, plural, problem, replace } from "./dom.js";
-import { verdict } from "./turn.js";
+import { verdict } from "./verdict.js";
 import { view, where } from "./viewer.js";
 
 const KINDS = { passage: "text", page: "page", picture: "picture", video: "video" };
@@ -19,8 +19,23 @@ export class Evidence {
     this.title = h("h2", { id: "evidence-title" }, "Evidence");
     this.element = h(
       "aside",
-      { id: "evidence", class: "evidence", "aria-labelledby": "evidence-title", tabindex: -1, onkeydown: (event) => this.pressed(event) },
-      h("div", { class: "evidence-head" }, this.title, h("button", { type: "button", class: "plain small back", onclick: () => this.back() }, "Back to the answer")),
+      {
+        id: "evidence",
+        class: "evidence",
+        "aria-labelledby": "evidence-title",
+        tabindex: -1,
+        onkeydown: (event) => this.pressed(event),
+      },
+      h(
+        "div",
+        { class: "evidence-head" },
+        this.title,
+        h(
+          "button",
+          { type: "button", class: "plain small back", onclick: () => this.back() },
+          "Back to the answer",
+        ),
+      ),
       this.list,
       this.foot,
     );
@@ -31,7 +46,14 @@ export class Evidence {
     this.turn = null;
     this.release();
     this.element.classList.add("empty");
-    replace(this.list, h("p", { class: "small-print" }, "What an answer rests on appears here: the very words, the page, the picture, the second of a video."));
+    replace(
+      this.list,
+      h(
+        "p",
+        { class: "small-print" },
+        "What an answer rests on appears here: the very words, the page, the picture, the second of a video.",
+      ),
+    );
     replace(this.foot);
   }
 
@@ -64,14 +86,35 @@ export class Evidence {
     const cited = cards.filter((card) => card.cited.length);
     const others = cards.filter((card) => !card.cited.length);
     const group = (title, some, open) =>
-      some.length > 0 && h("section", { class: "group" }, h("h3", {}, title), h("ul", {}, some.map((card) => this.card(card, open(card)))));
-    const rest = !turn.answer ? "Being read" : turn.answer.abstained ? "Read; none of it answers this" : "Read, not cited";
+      some.length > 0 &&
+      h(
+        "section",
+        { class: "group" },
+        h("h3", {}, title),
+        h(
+          "ul",
+          {},
+          some.map((card) => this.card(card, open(card))),
+        ),
+      );
+    const rest = !turn.answer
+      ? "Being read"
+      : turn.answer.abstained
+        ? "Read; none of it answers this"
+        : "Read, not cited";
     replace(
       this.list,
       group("Cited", cited, (card) => card.cited.some((one) => one.index === chosen)),
       group(rest, others, () => false),
-      turn.answer && cards.length > 1 && h("p", { class: "small-print" }, "Switch a source off to ask again without it."),
-      !cards.length && h("p", { class: "small-print" }, turn.answer ? "Nothing in the collection came near this question." : "Searching…"),
+      turn.answer &&
+        cards.length > 1 &&
+        h("p", { class: "small-print" }, "Switch a source off to ask again without it."),
+      !cards.length &&
+        h(
+          "p",
+          { class: "small-print" },
+          turn.answer ? "Nothing in the collection came near this question." : "Searching…",
+        ),
     );
     this.showFoot();
     turn.mark(chosen);
@@ -110,7 +153,17 @@ export class Evidence {
         },
       },
       h("span", { class: "number" }, String(marker)),
-      h("span", { class: "card-title" }, h("span", { class: "title" }, title), h("span", { class: "place" }, icon(KINDS[item.kind] ?? "text"), `${item.document_name.split("/").at(-1)}, ${place}`)),
+      h(
+        "span",
+        { class: "card-title" },
+        h("span", { class: "title" }, title),
+        h(
+          "span",
+          { class: "place" },
+          icon(KINDS[item.kind] ?? "text"),
+          `${item.document_name.split("/").at(-1)}, ${place}`,
+        ),
+      ),
       icon("down-arrow", "chevron"),
     );
     const quotes = cited.filter((one) => one.citation.quote);
@@ -122,7 +175,15 @@ export class Evidence {
         h(
           "ul",
           { class: "statements", "aria-label": "Checked" },
-          cited.map(({ citation }) => h("li", {}, verdict(citation.support), quotes.length > 0 && citation.quote && h("q", {}, citation.quote), measured(citation.support))),
+          cited.map(({ citation }) =>
+            h(
+              "li",
+              {},
+              verdict(citation.support),
+              quotes.length > 0 && citation.quote && h("q", {}, citation.quote),
+              measured(citation.support),
+            ),
+          ),
         ),
       body,
     );
@@ -152,13 +213,19 @@ export class Evidence {
       this.foot,
       off > 0 &&
         this.turn.answer &&
-        h("button", { type: "button", class: "primary wide", onclick: () => this.on.again(this.turn) }, icon("again"), `Ask again without ${plural(off, "source")}`),
+        h(
+          "button",
+          { type: "button", class: "primary wide", onclick: () => this.on.again(this.turn) },
+          icon("again"),
+          `Ask again without ${plural(off, "source")}`,
+        ),
     );
   }
 
   async fill(body, card) {
     const turn = this.turn;
-    const later = (free) => (this.turn === turn && body.isConnected ? this.freed.push(free) : free());
+    const later = (free) =>
+      this.turn === turn && body.isConnected ? this.freed.push(free) : free();
     try {
       const collection = turn.answer?.collection ?? turn.asked.collection;
       // A citation of an older answer may know its item by id alone.
@@ -177,7 +244,8 @@ function measured(support) {
   const said = [];
   if (support.entailment !== null) said.push(`entailed ${Math.round(support.entailment * 100)} %`);
   if (support.attention !== null) said.push(`attention ${Math.round(support.attention * 100)} %`);
-  if (support.ablation_drop !== null) said.push(`without it ${support.ablation_drop.toFixed(1)} nats less likely`);
+  if (support.ablation_drop !== null)
+    said.push(`without it ${support.ablation_drop.toFixed(1)} nats less likely`);
   return said.length > 0 && h("span", { class: "measured" }, said.join(", "));
 }
 
@@ -189,7 +257,11 @@ function sources(retrieved, citations) {
     let card = cards.find((one) => one.item.id === id);
     if (!card) {
       const { document_id, document_name, revision, title } = citation.source;
-      card = { marker: citation.marker, item: { id, document_id, document_name, revision, title, location: citation.location }, cited: [] };
+      card = {
+        marker: citation.marker,
+        item: { id, document_id, document_name, revision, title, location: citation.location },
+        cited: [],
+      };
       cards.push(card);
     }
     card.marker = citation.marker;

@@ -28,9 +28,22 @@ export function filterRows() {
       "div",
       { class: "filter-row", role: "group", "aria-label": "Filter" },
       h("input", { placeholder: "field", "aria-label": "Field", class: "filter-field" }),
-      h("select", { "aria-label": "Comparison" }, COMPARISONS.map((op) => h("option", { value: op }, op))),
+      h(
+        "select",
+        { "aria-label": "Comparison" },
+        COMPARISONS.map((op) => h("option", { value: op }, op)),
+      ),
       h("input", { placeholder: "value", "aria-label": "Value" }),
-      h("button", { type: "button", class: "round", "aria-label": "Remove filter", onclick: () => row.remove() }, icon("close")),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "round",
+          "aria-label": "Remove filter",
+          onclick: () => row.remove(),
+        },
+        icon("close"),
+      ),
     );
     rows.append(row);
     row.querySelector("input").focus();
@@ -40,7 +53,12 @@ export function filterRows() {
     { class: "filters" },
     h("span", { class: "label" }, "Only where"),
     rows,
-    h("button", { type: "button", class: "plain small", onclick: add }, icon("add"), "Filter by metadata"),
+    h(
+      "button",
+      { type: "button", class: "plain small", onclick: add },
+      icon("add"),
+      "Filter by metadata",
+    ),
   );
   return {
     element,

@@ -26,16 +26,30 @@ export class JobCard {
     this.counts = h("p", { class: "counts" });
     this.buttons = h("div", { class: "row" });
     this.problems = h("div", {});
-    this.skipped = h("details", { class: "skipped", hidden: true, ontoggle: () => this.skipped.open && this.list() });
+    this.skipped = h("details", {
+      class: "skipped",
+      hidden: true,
+      ontoggle: () => this.skipped.open && this.list(),
+    });
     this.element = h(
       "li",
       { class: "job" },
-      h("div", { class: "job-head" }, h("span", { class: "job-title" }, `${job.kind} into `, h("strong", {}, job.collection)), this.state),
+      h(
+        "div",
+        { class: "job-head" },
+        h("span", { class: "job-title" }, `${job.kind} into `, h("strong", {}, job.collection)),
+        this.state,
+      ),
       this.bar,
       this.counts,
       this.skipped,
       this.problems,
-      h("div", { class: "row job-foot" }, h("span", { class: "small-print" }, when(job.created_at)), this.buttons),
+      h(
+        "div",
+        { class: "row job-foot" },
+        h("span", { class: "small-print" }, when(job.created_at)),
+        this.buttons,
+      ),
     );
     this.show();
   }
@@ -68,7 +82,8 @@ export class JobCard {
     if (job.updated) parts.push(`${job.updated.toLocaleString("en")} updated`);
     if (job.unchanged) parts.push(`${job.unchanged.toLocaleString("en")} unchanged`);
     if (job.skipped_count) parts.push(`${job.skipped_count.toLocaleString("en")} skipped`);
-    if (!finished(job)) parts.push(job.found ? `of ${job.found.toLocaleString("en")} found` : "looking for files");
+    if (!finished(job))
+      parts.push(job.found ? `of ${job.found.toLocaleString("en")} found` : "looking for files");
     this.counts.textContent = parts.join(", ");
     replace(this.problems, job.error && h("p", { class: "warning" }, icon("warning"), job.error));
     this.showSkipped();
@@ -90,9 +105,27 @@ export class JobCard {
     const list = this.skipped.querySelector("ul") ?? h("ul", { class: "skipped-files" });
     this.skipped.append(list);
     try {
-      const { data, next_cursor: next } = await get(`${jobPath(this.job.id)}/skipped`, { limit: 50, cursor });
-      list.append(...data.map((one) => h("li", {}, h("span", { class: "name" }, one.name), h("span", { class: "reason" }, one.reason))));
-      const more = next && h("button", { type: "button", class: "plain small", onclick: () => (more.remove(), this.list(next)) }, "Show more");
+      const { data, next_cursor: next } = await get(`${jobPath(this.job.id)}/skipped`, {
+        limit: 50,
+        cursor,
+      });
+      list.append(
+        ...data.map((one) =>
+          h(
+            "li",
+            {},
+            h("span", { class: "name" }, one.name),
+            h("span", { class: "reason" }, one.reason),
+          ),
+        ),
+      );
+      const more =
+        next &&
+        h(
+          "button",
+          { type: "button", class: "plain small", onclick: () => (more.remove(), this.list(next)) },
+          "Show more",
+        );
       if (more) this.skipped.append(more);
     } catch (error) {
       list.replaceWith(problem(error));
@@ -117,7 +150,9 @@ export class JobCard {
                 if (changed?.id) this.update(changed);
                 if (verb === "retry") this.on.retried?.(this.job);
               }
-              announce(verb === "cancel" ? "It stops after the batch at hand." : "It is tried again.");
+              announce(
+                verb === "cancel" ? "It stops after the batch at hand." : "It is tried again.",
+              );
             } catch (error) {
               this.problems.append(problem(error));
               this.showButtons();
@@ -128,20 +163,27 @@ export class JobCard {
         label,
       );
     const again = ["failed", "cancelled"].includes(job.state);
-    replace(this.buttons, !finished(job) && act("cancel", "Cancel"), again && act("retry", "Retry"));
+    replace(
+      this.buttons,
+      !finished(job) && act("cancel", "Cancel"),
+      again && act("retry", "Retry"),
+    );
   }
 
   /** Follows the job until it ends, by its event stream, or by asking where that breaks. */
   async follow(signal) {
     while (!finished(this.job) && !signal.aborted) {
       try {
-        for await (const { event, data } of stream("GET", `${jobPath(this.job.id)}/events`, { signal })) {
+        for await (const { event, data } of stream("GET", `${jobPath(this.job.id)}/events`, {
+          signal,
+        })) {
           if (event === "job" || (event === "done" && data?.id)) this.update(data);
         }
         this.update(await get(jobPath(this.job.id)));
       } catch (error) {
         if (error.name === "AbortError") return;
-        if (error.status >= 400 && error.status < 500) return replace(this.problems, problem(error));
+        if (error.status >= 400 && error.status < 500)
+          return replace(this.problems, problem(error));
       }
       if (!finished(this.job)) await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN));
     }
@@ -178,7 +220,16 @@ export async function jobsView(main) {
     if (first) list.prepend(card.element);
     else list.append(card.element);
   };
-  const more = h("button", { type: "button", class: "plain", hidden: true, onclick: () => load().catch((error) => list.after(problem(error))) }, "Show older jobs");
+  const more = h(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      hidden: true,
+      onclick: () => load().catch((error) => list.after(problem(error))),
+    },
+    "Show older jobs",
+  );
   const load = async () => {
     const { data, next_cursor: next } = await get("v1/jobs", { limit: 20, cursor });
     data.forEach((job) => add(job));
@@ -194,8 +245,20 @@ export async function jobsView(main) {
       "div",
       { class: "column" },
       h("h1", {}, "Jobs"),
-      h("p", { class: "lead" }, "Files are read by durable jobs: one that is interrupted goes on where it was."),
-      cards.size ? list : h("div", { class: "nothing" }, owl("open", "large"), h("p", {}, "There are no jobs yet. "), h("a", { class: "primary", href: "#/collections" }, "Add files to a collection")),
+      h(
+        "p",
+        { class: "lead" },
+        "Files are read by durable jobs: one that is interrupted goes on where it was.",
+      ),
+      cards.size
+        ? list
+        : h(
+            "div",
+            { class: "nothing" },
+            owl("open", "large"),
+            h("p", {}, "There are no jobs yet. "),
+            h("a", { class: "primary", href: "#/collections" }, "Add files to a collection"),
+          ),
       more,
     ),
   );

@@ -12,9 +12,15 @@ let visit = 0;
 
 function route() {
   const parts = location.hash.replace(/^#\/?/, "").split("/").map(part);
-  if (parts[0] === "collections") return { view: "collections", title: parts[1] || "Collections", show: () => collectionsView(main, { name: parts[1] || null }) };
+  if (parts[0] === "collections")
+    return {
+      view: "collections",
+      title: parts[1] || "Collections",
+      show: () => collectionsView(main, { name: parts[1] || null }),
+    };
   if (parts[0] === "jobs") return { view: "jobs", title: "Jobs", show: () => jobsView(main) };
-  if (parts[0] === "answers" && parts[1]) return { view: "ask", title: "Answer", show: () => askView(main, { answer: parts[1] }) };
+  if (parts[0] === "answers" && parts[1])
+    return { view: "ask", title: "Answer", show: () => askView(main, { answer: parts[1] }) };
   return { view: "ask", title: "Ask", show: () => askView(main, { collection: parts[1] || null }) };
 }
 
@@ -41,7 +47,16 @@ async function show(first = false) {
     leave = left;
     if (!first && !main.contains(document.activeElement)) main.focus();
   } catch (error) {
-    if (mine === visit) replace(main, h("div", { class: "column" }, h("h1", {}, title), problem(error, () => show())));
+    if (mine === visit)
+      replace(
+        main,
+        h(
+          "div",
+          { class: "column" },
+          h("h1", {}, title),
+          problem(error, () => show()),
+        ),
+      );
   }
 }
 
@@ -53,7 +68,9 @@ const THEMES = [
 
 function theme() {
   const button = document.getElementById("theme");
-  const now = () => THEMES.find((one) => one.name === (document.documentElement.dataset.theme ?? null)) ?? THEMES[0];
+  const now = () =>
+    THEMES.find((one) => one.name === (document.documentElement.dataset.theme ?? null)) ??
+    THEMES[0];
   const paint = () => {
     replace(button, icon(now().icon));
     button.setAttribute("aria-label", `Theme: ${now().label}`);

@@ -40,7 +40,15 @@ export function placeMarkers(text, citations) {
     let at = null;
     if (after.includes(marker)) at = end + after.indexOf(marker);
     else if (within?.[0].includes(marker)) at = start + within.index + within[0].indexOf(marker);
-    const place = { citation, index, start, end, at, to: at === null ? null : at + marker.length, shared: false };
+    const place = {
+      citation,
+      index,
+      start,
+      end,
+      at,
+      to: at === null ? null : at + marker.length,
+      shared: false,
+    };
     if (at !== null && taken.has(at)) return { ...place, at: null, to: null, shared: true };
     taken.add(at);
     return place;
@@ -70,7 +78,10 @@ export function difference(before, now) {
       add("same", b[j]);
       i++;
       j++;
-    } else if (i < a.length && (j >= b.length || table[(i + 1) * width + j] >= table[i * width + j + 1]))
+    } else if (
+      i < a.length &&
+      (j >= b.length || table[(i + 1) * width + j] >= table[i * width + j + 1])
+    )
       add("gone", a[i++]);
     else add("new", b[j++]);
   }

@@ -2,25 +2,15 @@
 
 import { answerPath, call, download } from "./api.js";
 import { announce, h, icon, owl, plural, problem, replace, when } from "./dom.js";
-import { difference, placeMarkers, segments, toUtf16 } from "./text.js";
+import { changes } from "./changes.js";
+import { placeMarkers, segments, toUtf16 } from "./text.js";
 import { clock } from "./time.js";
-
-export const VERDICTS = {
-  supported: { icon: "check", label: "supported" },
-  partly: { icon: "partly", label: "partly supported" },
-  unsupported: { icon: "cross", label: "not supported" },
-  unchecked: { icon: "question", label: "not checked" },
-};
-
-export function verdict(support) {
-  const { icon: name, label } = VERDICTS[support.verdict] ?? VERDICTS.unchecked;
-  return h("span", { class: `verdict ${support.verdict}` }, icon(name), support.contradicted ? "contradicted" : label);
-}
+import { VERDICTS, best } from "./verdict.js";
 
 let count = 0;
 
 export class Turn {
-  /** on.open(turn, citation index), on.select(turn), on.retry(turn) */
+  /** on.open(turn, index): show the evidence of that citation (null: of none). */
   constructor(asked, on) {
     this.asked = asked;
     this.on = on;
@@ -30,7 +20,12 @@ export class Turn {
     this.answer = null;
     this.before = null; // the answer that this one is compared with
     this.text = h("p", { class: "answer-text streaming" });
-    this.state = h("p", { class: "state" }, owl("looking"), h("span", {}, "Looking for what bears on it…"));
+    this.state = h(
+      "p",
+      { class: "state" },
+      owl("looking"),
+      h("span", {}, "Looking for what bears on it…"),
+    );
     this.body = h("div", { class: "answer" }, this.state, this.text);
     this.element = h(
       "article",
@@ -58,13 +53,23 @@ export class Turn {
 
   /** The user's own video, for the moments that an answer names. */
   ownVideo(file) {
-    this.film = h("video", { controls: true, preload: "metadata", playsinline: true, "aria-label": file.name, src: URL.createObjectURL(file) });
+    this.film = h("video", {
+      controls: true,
+      preload: "metadata",
+      playsinline: true,
+      "aria-label": file.name,
+      src: URL.createObjectURL(file),
+    });
     return this.film;
   }
 
   found(retrieved) {
     this.retrieved = retrieved;
-    replace(this.state, owl("looking"), h("span", {}, `Reading ${plural(retrieved.length, "source")}…`));
+    replace(
+      this.state,
+      owl("looking"),
+      h("span", {}, `Reading ${plural(retrieved.length, "source")}…`),
+    );
   }
 
   more(delta) {
@@ -77,7 +82,11 @@ export class Turn {
   }
 
   stopped() {
-    replace(this.body, this.text.textContent ? this.text : null, h("p", { class: "state" }, "Stopped."));
+    replace(
+      this.body,
+      this.text.textContent ? this.text : null,
+      h("p", { class: "state" }, "Stopped."),
+    );
     this.text.classList.remove("streaming");
   }
 
@@ -87,14 +96,22 @@ export class Turn {
     this.body.classList.toggle("abstained", answer.abstained);
     replace(
       this.body,
-      this.before && this.changes(),
-      answer.abstained && h("p", { class: "state" }, owl("closed"), h("span", {}, h("strong", {}, "No answer found. "), "Better to say so than to guess.")),
+      this.before && changes(this.before, answer, this.without ?? []),
+      answer.abstained &&
+        h(
+          "p",
+          { class: "state" },
+          owl("closed"),
+          h("span", {}, h("strong", {}, "No answer found. "), "Better to say so than to guess."),
+        ),
       answer.reading && h("p", { class: "small-print" }, `Understood as: ${answer.reading}`),
       this.laidOut(),
       this.warnings(),
       this.actions(),
     );
-    const said = answer.abstained ? "No answer found." : `Answer with ${plural(answer.citations.length, "citation")}.`;
+    const said = answer.abstained
+      ? "No answer found."
+      : `Answer with ${plural(answer.citations.length, "citation")}.`;
     announce(`${said} ${answer.text}`);
   }
 
@@ -103,14 +120,19 @@ export class Turn {
     const { text, citations, short, moments = [] } = this.answer;
     const places = placeMarkers(text, citations);
     const units = toUtf16(text);
-    const moves = moments.map((moment) => ({ start: units(moment.start), end: units(moment.end), moment }));
+    const moves = moments.map((moment) => ({
+      start: units(moment.start),
+      end: units(moment.end),
+      moment,
+    }));
     const spans = places.flatMap((place) => [
       { start: place.start, end: place.end, place },
       ...(place.at === null ? [] : [{ start: place.at, end: place.to, marker: place }]),
     ]);
     spans.push(...moves);
     const at = short ? text.indexOf(short) : -1;
-    if (at >= 0 && short.length < text.length) spans.push({ start: at, end: at + short.length, short: true });
+    if (at >= 0 && short.length < text.length)
+      spans.push({ start: at, end: at + short.length, short: true });
     const loose = places.filter((place) => place.at === null && !place.shared);
     const shown = [];
     let offset = 0;
@@ -122,10 +144,15 @@ export class Turn {
         const cited = over.filter((span) => span.place);
         const inner = over.some((span) => span.short) ? h("strong", {}, piece) : piece;
         if (cited.length) shown.push(h("span", { class: `cited ${best(cited)}` }, inner));
-        else shown.push(over.some((span) => span.moment) ? h("span", { class: "cited" }, inner) : inner);
+        else
+          shown.push(
+            over.some((span) => span.moment) ? h("span", { class: "cited" }, inner) : inner,
+          );
       }
-      for (const { moment } of moves.filter((one) => one.end === offset)) shown.push(this.moment(moment));
-      for (const place of loose.filter((place) => place.end === offset)) shown.push(this.marker(place));
+      for (const { moment } of moves.filter((one) => one.end === offset))
+        shown.push(this.moment(moment));
+      for (const place of loose.filter((place) => place.end === offset))
+        shown.push(this.marker(place));
     }
     this.text = h("p", { class: "answer-text" }, shown);
     return this.text;
@@ -138,7 +165,17 @@ export class Turn {
       this.film.play().catch(() => {}); // the browser may refuse; its own controls remain
       this.film.scrollIntoView({ block: "nearest" });
     };
-    return h("button", { type: "button", class: "marker moment", disabled: !this.film, "aria-label": `Your video, ${clock(start)} to ${clock(end)}`, onclick: seek }, clock(start));
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "marker moment",
+        disabled: !this.film,
+        "aria-label": `Your video, ${clock(start)} to ${clock(end)}`,
+        onclick: seek,
+      },
+      clock(start),
+    );
   }
 
   marker(place) {
@@ -169,28 +206,63 @@ export class Turn {
     const { dangling_markers: dangling, left_out: left, notes } = this.answer;
     const said = [...(notes ?? [])];
     if (dangling?.length)
-      said.push(`${dangling.map((n) => `[${n}]`).join(", ")} in this answer points to no source; do not trust it.`);
-    if (left?.length) said.push(`${plural(left.length, "source")} did not fit and ${left.length === 1 ? "was" : "were"} not read whole.`);
+      said.push(
+        `${dangling.map((n) => `[${n}]`).join(", ")} in this answer points to no source; do not trust it.`,
+      );
+    if (left?.length)
+      said.push(
+        `${plural(left.length, "source")} did not fit and ${left.length === 1 ? "was" : "were"} not read whole.`,
+      );
     return said.map((text) => h("p", { class: "warning" }, icon("warning"), text));
   }
 
   actions() {
     const { id, model, created_at: created } = this.answer;
     const rate = (value, name, label) =>
-      h("button", { type: "button", class: "round", "aria-label": label, title: label, "aria-pressed": String(this.answer.rating === value), "data-rating": value, onclick: () => this.rate(value) }, icon(name));
+      h(
+        "button",
+        {
+          type: "button",
+          class: "round",
+          "aria-label": label,
+          title: label,
+          "aria-pressed": String(this.answer.rating === value),
+          "data-rating": value,
+          onclick: () => this.rate(value),
+        },
+        icon(name),
+      );
     return h(
       "div",
       { class: "actions", role: "group", "aria-label": "This answer" },
       rate(1, "up", "Good answer"),
       rate(-1, "down", "Bad answer"),
-      h("button", { type: "button", class: "plain small", onclick: () => this.copy() }, icon("copy"), "Copy"),
       h(
         "button",
-        { type: "button", class: "plain small", onclick: (event) => this.save(event.currentTarget) },
+        { type: "button", class: "plain small", onclick: () => this.copy() },
+        icon("copy"),
+        "Copy",
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "plain small",
+          onclick: (event) => this.save(event.currentTarget),
+        },
         icon("save"),
         "Save as HTML",
       ),
-      h("button", { type: "button", class: "plain small evidence-jump", onclick: () => this.on.open(this, this.answer.citations.length ? 0 : null) }, icon("text"), "Evidence"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "plain small evidence-jump",
+          onclick: () => this.on.open(this, this.answer.citations.length ? 0 : null),
+        },
+        icon("text"),
+        "Evidence",
+      ),
       h("span", { class: "meta" }, `${model}, ${when(created)}`),
     );
   }
@@ -220,38 +292,14 @@ export class Turn {
   async save(button) {
     button.disabled = true;
     try {
-      await download(`${answerPath(this.answer.id)}/html`, `answer-${this.answer.id.slice(0, 8)}.html`);
+      await download(
+        `${answerPath(this.answer.id)}/html`,
+        `answer-${this.answer.id.slice(0, 8)}.html`,
+      );
       announce("Saved.");
     } catch (error) {
       this.body.append(problem(error));
     }
     button.disabled = false;
   }
-
-  /** What another choice of sources changed. */
-  changes() {
-    const [before, now] = [this.before, this.answer];
-    const cites = (answer) => new Set(answer.citations.map((one) => one.source.title || one.source.document_name));
-    const [had, has] = [cites(before), cites(now)];
-    const gone = [...had].filter((title) => !has.has(title));
-    const fresh = [...has].filter((title) => !had.has(title));
-    const parts = difference(before.text.replace(/\s?\[\d+\]/g, ""), now.text.replace(/\s?\[\d+\]/g, ""));
-    const same = parts.every((part) => part.kind === "same");
-    const tags = { same: "span", gone: "del", new: "ins" };
-    return h(
-      "section",
-      { class: "changes", "aria-label": "What changed" },
-      h("h3", {}, `Without ${plural(this.without?.length ?? 0, "source")}${this.without?.length ? `: ${this.without.join(", ")}` : ""}`),
-      same ? h("p", {}, "The answer stays the same.") : h("p", { class: "diff" }, parts.map((part) => h(tags[part.kind], {}, part.text))),
-      gone.length > 0 && h("p", { class: "small-print" }, `No longer cited: ${gone.join(", ")}.`),
-      fresh.length > 0 && h("p", { class: "small-print" }, `Cited now: ${fresh.join(", ")}.`),
-    );
-  }
-}
-
-/** The verdict to show of a statement that several citations stand for: the best of them. */
-function best(spans) {
-  const order = ["supported", "partly", "unchecked", "unsupported"];
-  const all = spans.map((span) => span.place.citation.support.verdict);
-  return order.find((one) => all.includes(one)) ?? "unchecked";
 }

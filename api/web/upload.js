@@ -18,12 +18,23 @@ export function uploading(collection, files, ended = () => {}) {
   const holder = h("div", { class: "uploading" });
   const leaving = new AbortController();
   const begin = async () => {
-    replace(holder, h("p", { class: "state" }, icon("again", "turning"), `Sending ${plural(files.length, "file")}…`));
+    replace(
+      holder,
+      h(
+        "p",
+        { class: "state" },
+        icon("again", "turning"),
+        `Sending ${plural(files.length, "file")}…`,
+      ),
+    );
     try {
       const job = await upload(collection, files);
       announce(`${plural(files.length, "file")} sent; they are being read.`);
       const show = (one) => {
-        const card = new JobCard(one, { followed: (now) => finished(now) && ended(now), retried: show });
+        const card = new JobCard(one, {
+          followed: (now) => finished(now) && ended(now),
+          retried: show,
+        });
         replace(holder, h("ul", { class: "jobs" }, card.element));
         if (finished(one)) ended(one);
         else card.follow(leaving.signal);
@@ -39,16 +50,42 @@ export function uploading(collection, files, ended = () => {}) {
 
 /** In the asking view: dropped files that cannot be asked with are offered to the collection. */
 export function uploadNotice(collection, files) {
-  const names = files.slice(0, 3).map((file) => file.name).join(", ");
+  const names = files
+    .slice(0, 3)
+    .map((file) => file.name)
+    .join(", ");
   const close = () => notice.remove();
   const notice = h(
     "div",
     { class: "notice", role: "group", "aria-label": "Files for the collection" },
-    h("p", {}, `${names}${files.length > 3 ? ` and ${files.length - 3} more` : ""}: add to `, h("strong", {}, collection), "?"),
+    h(
+      "p",
+      {},
+      `${names}${files.length > 3 ? ` and ${files.length - 3} more` : ""}: add to `,
+      h("strong", {}, collection),
+      "?",
+    ),
     h(
       "div",
       { class: "row" },
-      h("button", { type: "button", class: "primary small", onclick: () => replace(notice, h("button", { type: "button", class: "round close", "aria-label": "Close", onclick: close }, icon("close")), uploading(collection, files).element) }, "Add"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "primary small",
+          onclick: () =>
+            replace(
+              notice,
+              h(
+                "button",
+                { type: "button", class: "round close", "aria-label": "Close", onclick: close },
+                icon("close"),
+              ),
+              uploading(collection, files).element,
+            ),
+        },
+        "Add",
+      ),
       h("button", { type: "button", class: "plain small", onclick: close }, "No"),
     ),
   );
@@ -94,8 +131,26 @@ export function dropzone(collection, ended) {
       },
     },
     h("p", {}, "Drop files here, or"),
-    h("div", { class: "row" }, h("button", { type: "button", class: "primary", onclick: () => some.click() }, icon("add"), "Choose files"), h("button", { type: "button", class: "plain", onclick: () => folder.click() }, "Choose a folder")),
-    h("p", { class: "small-print" }, "Text, Markdown, HTML, PDF, pictures, JSONL and CSV. A picture beside a text of the same name becomes one document."),
+    h(
+      "div",
+      { class: "row" },
+      h(
+        "button",
+        { type: "button", class: "primary", onclick: () => some.click() },
+        icon("add"),
+        "Choose files",
+      ),
+      h(
+        "button",
+        { type: "button", class: "plain", onclick: () => folder.click() },
+        "Choose a folder",
+      ),
+    ),
+    h(
+      "p",
+      { class: "small-print" },
+      "Text, Markdown, HTML, PDF, pictures, JSONL and CSV. A picture beside a text of the same name becomes one document.",
+    ),
     some,
     folder,
   );

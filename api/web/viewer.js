@@ -9,8 +9,10 @@ import { clock } from "./time.js";
 export function where(location) {
   if (!location) return "";
   if (location.type === "page") return `page ${location.page}`;
-  if (location.type === "video") return `${clock(location.start_seconds)} to ${clock(location.end_seconds)}`;
-  if (location.type === "image_region") return location.box ? "a part of the picture" : "the picture";
+  if (location.type === "video")
+    return `${clock(location.start_seconds)} to ${clock(location.end_seconds)}`;
+  if (location.type === "image_region")
+    return location.box ? "a part of the picture" : "the picture";
   return `characters ${location.start.toLocaleString("en")} to ${location.end.toLocaleString("en")}`;
 }
 
@@ -22,9 +24,12 @@ export function view(answer, collection, item, cited, chosen, later) {
   const first = cited.find((one) => one.index === chosen) ?? cited[0];
   const location = first?.citation.location ?? item.location;
   const parts = [];
-  if (item.kind === "video" || location.type === "video") parts.push(video(collection, item, location, later));
-  else if (item.kind === "page" || location.type === "page") parts.push(page(collection, item, cited, chosen, later));
-  else if (item.picture || item.kind === "picture") parts.push(picture(answer, collection, item, first, later));
+  if (item.kind === "video" || location.type === "video")
+    parts.push(video(collection, item, location, later));
+  else if (item.kind === "page" || location.type === "page")
+    parts.push(page(collection, item, cited, chosen, later));
+  else if (item.picture || item.kind === "picture")
+    parts.push(picture(answer, collection, item, first, later));
   if (item.text) parts.push(passage(item, cited, chosen));
   parts.push(about(collection, item));
   return parts;
@@ -41,7 +46,8 @@ function passage(item, cited, chosen) {
     if (Number.isInteger(start) && Number.isInteger(end) && Number.isInteger(base)) {
       const span = { start: units(start - base), end: units(end - base), index };
       const whole = span.start === 0 && span.end === text.length;
-      if (!quote || text.slice(span.start, span.end) === quote) return quote || !whole ? [span] : [];
+      if (!quote || text.slice(span.start, span.end) === quote)
+        return quote || !whole ? [span] : [];
     }
     const at = quote ? text.indexOf(quote) : -1;
     return at < 0 ? [] : [{ start: at, end: at + quote.length, index }];
@@ -54,7 +60,9 @@ function passage(item, cited, chosen) {
       "p",
       { class: "passage-text" },
       segments(text, spans).map(({ text: piece, spans: over }) =>
-        over.length ? h("mark", { class: over.some((span) => span.index === chosen) ? "chosen" : "" }, piece) : piece,
+        over.length
+          ? h("mark", { class: over.some((span) => span.index === chosen) ? "chosen" : "" }, piece)
+          : piece,
       ),
     ),
   );
@@ -64,7 +72,12 @@ function overlay(box, chosen = true) {
   const element = h("span", { class: chosen ? "box chosen" : "box", "aria-hidden": "true" });
   const [left, top, right, bottom] = box;
   const percent = (fraction) => `${Math.max(0, Math.min(1, fraction)) * 100}%`;
-  Object.assign(element.style, { left: percent(left), top: percent(top), width: percent(right - left), height: percent(bottom - top) });
+  Object.assign(element.style, {
+    left: percent(left),
+    top: percent(top),
+    width: percent(right - left),
+    height: percent(bottom - top),
+  });
   return element;
 }
 
@@ -72,7 +85,8 @@ function overlay(box, chosen = true) {
 function image(path, alt, later) {
   const img = h("img", { alt, decoding: "async" });
   const frame = h("div", { class: "frame loading-frame" }, img);
-  const fail = () => frame.replaceChildren(h("p", { class: "small-print" }, "The picture cannot be shown."));
+  const fail = () =>
+    frame.replaceChildren(h("p", { class: "small-print" }, "The picture cannot be shown."));
   img.addEventListener("error", fail, { once: true });
   img.addEventListener("load", () => frame.classList.remove("loading-frame"), { once: true });
   media(path).then(({ url, free }) => {
@@ -84,7 +98,11 @@ function image(path, alt, later) {
 
 function page(collection, item, cited, chosen, later) {
   const number = (cited[0]?.citation.location ?? item.location).page;
-  const frame = image(`${itemPath(collection, item.id)}/page`, `Page ${number} of ${item.document_name}`, later);
+  const frame = image(
+    `${itemPath(collection, item.id)}/page`,
+    `Page ${number} of ${item.document_name}`,
+    later,
+  );
   frame.classList.add("paper");
   for (const { citation, index } of cited)
     for (const box of citation.location.boxes ?? []) frame.append(overlay(box, index === chosen));
@@ -92,7 +110,11 @@ function page(collection, item, cited, chosen, later) {
 }
 
 function picture(answer, collection, item, first, later) {
-  const frame = image(`${itemPath(collection, item.id)}/media`, `Picture of ${item.title || item.document_name}`, later);
+  const frame = image(
+    `${itemPath(collection, item.id)}/media`,
+    `Picture of ${item.title || item.document_name}`,
+    later,
+  );
   const location = first?.citation.location;
   const switches = [];
   if (location?.type === "image_region" && location.box) {
@@ -117,20 +139,36 @@ function picture(answer, collection, item, first, later) {
     switches.push(flip("Heatmap: where the model looked", show));
     show(true);
   }
-  return h("figure", { class: "picture" }, frame, switches.length > 0 && h("figcaption", { class: "switches" }, switches));
+  return h(
+    "figure",
+    { class: "picture" },
+    frame,
+    switches.length > 0 && h("figcaption", { class: "switches" }, switches),
+  );
 }
 
 function flip(label, change) {
-  const input = h("input", { type: "checkbox", role: "switch", checked: true, onchange: () => change(input.checked) });
+  const input = h("input", {
+    type: "checkbox",
+    role: "switch",
+    checked: true,
+    onchange: () => change(input.checked),
+  });
   return h("label", { class: "switch" }, input, h("span", {}, label));
 }
 
 function video(collection, item, location, later) {
   const start = location.start_seconds ?? 0;
   const end = location.end_seconds ?? start;
-  const player = h("video", { controls: true, preload: "metadata", playsinline: true, "aria-label": `Video ${item.document_name}, from ${clock(start)}` });
+  const player = h("video", {
+    controls: true,
+    preload: "metadata",
+    playsinline: true,
+    "aria-label": `Video ${item.document_name}, from ${clock(start)}`,
+  });
   const box = h("div", { class: "frame" }, player);
-  const fail = () => box.replaceChildren(h("p", { class: "small-print" }, "The video cannot be played here."));
+  const fail = () =>
+    box.replaceChildren(h("p", { class: "small-print" }, "The video cannot be played here."));
   media(`${itemPath(collection, item.id)}/media`).then(({ url, free }) => {
     later(free);
     player.addEventListener("error", fail, { once: true });
@@ -144,7 +182,16 @@ function video(collection, item, location, later) {
     "figure",
     { class: "video" },
     box,
-    h("figcaption", {}, h("button", { type: "button", class: "plain small", onclick: play }, icon("video"), `Play from ${clock(start)}`)),
+    h(
+      "figcaption",
+      {},
+      h(
+        "button",
+        { type: "button", class: "plain small", onclick: play },
+        icon("video"),
+        `Play from ${clock(start)}`,
+      ),
+    ),
   );
 }
 
@@ -165,8 +212,20 @@ function about(collection, item) {
   return h(
     "div",
     { class: "about" },
-    h("p", { class: "small-print" }, h("a", { href: path, target: "_blank", rel: "noopener", onclick: open }, item.document_name), `, revision ${item.revision}`),
+    h(
+      "p",
+      { class: "small-print" },
+      h("a", { href: path, target: "_blank", rel: "noopener", onclick: open }, item.document_name),
+      `, revision ${item.revision}`,
+    ),
     known.length > 0 &&
-      h("dl", {}, known.map(([field, value]) => [h("dt", {}, field), h("dd", {}, typeof value === "string" ? value : JSON.stringify(value))])),
+      h(
+        "dl",
+        {},
+        known.map(([field, value]) => [
+          h("dt", {}, field),
+          h("dd", {}, typeof value === "string" ? value : JSON.stringify(value)),
+        ]),
+      ),
   );
 }

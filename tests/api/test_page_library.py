@@ -9,16 +9,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser import PATIENCE, Watched, drop, open_browser, serve
+from tests.browser import Watched, drop, serve
 
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
-expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +19,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("library")
     with serve(data, text_embedder="hashing", batch_size=2) as address:
         yield address
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    opened = browser.new_context(viewport={"width": 1200, "height": 800})
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
