@@ -39,6 +39,7 @@ def fetch(url: str, upload: Upload, most_bytes: int, seconds: float) -> Received
     for _ in range(_REDIRECTS + 1):
         parts = _parts(url)
         connection = _connect(parts, until)
+        sock = connection.sock  # which the connection forgets once the answer ends with it
         try:
             response = _ask(connection, parts, until)
             if response.status in (301, 302, 303, 307, 308):
@@ -46,7 +47,7 @@ def fetch(url: str, upload: Upload, most_bytes: int, seconds: float) -> Received
                 continue
             if response.status != 200:
                 raise _refused(url, f"it answers with status {response.status}")
-            return _save(response, connection, url, upload, most_bytes, until)
+            return _save(response, sock, url, upload, most_bytes, until)
         except (OSError, http.client.HTTPException) as error:
             raise _refused(url, f"it cannot be read: {error or type(error).__name__}") from error
         finally:
@@ -143,7 +144,7 @@ def _ask(
 
 def _save(
     response: http.client.HTTPResponse,
-    connection: http.client.HTTPConnection,
+    sock: socket.socket,
     url: str,
     upload: Upload,
     most_bytes: int,
@@ -154,14 +155,12 @@ def _save(
         raise _too_large(url, most_bytes)
     upload.begin(unquote(PurePosixPath(urlsplit(url).path).name) or "document")
     got = 0
-    sock = connection.sock
     while block := response.read1(_BLOCK):
         got += len(block)
         if got > most_bytes:
             raise _too_large(url, most_bytes)
         upload.write(block)
-        if sock is not None:
-            sock.settimeout(_left(until, url))
+        sock.settimeout(_left(until, url))
     if announced.isdecimal() and got != int(announced[:20]):
         raise _refused(url, "it broke off half-way")
     return upload.end()
