@@ -16,7 +16,17 @@ from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
 from rag_owl.api.middleware import Guard, split_list
-from rag_owl.api.routes import collections, documents, health, items, jobs, keys, page, search
+from rag_owl.api.routes import (
+    answers,
+    collections,
+    documents,
+    health,
+    items,
+    jobs,
+    keys,
+    page,
+    search,
+)
 from rag_owl.api.state import State
 from rag_owl.api.thumbnails import Thumbnails
 from rag_owl.api.worker import Worker
@@ -44,10 +54,12 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         owl = await run_in_threadpool(_open, settings)
         lane = Lane("model", settings.waiting_questions)
+        remote = Lane("remote", settings.waiting_questions, settings.remote_calls)
         state = State(
             settings=settings,
             owl=owl,
             lane=lane,
+            remote=remote,
             watch=JobWatch(owl.engine),
             rates=rates,
             metrics=metrics,
@@ -66,7 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
             state.ready = False
             loading.cancel()
             state.watch.close()
-            await run_in_threadpool(lane.close, _LAST_WAIT)
+            for each in (lane, remote):
+                await run_in_threadpool(each.close, _LAST_WAIT)
             await run_in_threadpool(owl.close)
 
     app = FastAPI(
@@ -83,6 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for module in (health, collections, documents, items, search, jobs, keys, page):
         app.include_router(module.router)
+    app.include_router(answers.router)
+    app.include_router(answers.answerers)
     _describe(app)
     origins = split_list(settings.cors_origins)
     if origins:

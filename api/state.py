@@ -18,6 +18,7 @@ class State:
     settings: Settings
     owl: RagOwl  # sees everything; routes take `deps.Owl`, which sees what the caller may
     lane: Lane  # where the model answers
+    remote: Lane  # where models behind servers do, many at once
     watch: JobWatch
     rates: RateLimits
     metrics: Metrics

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.types import Answer, Citation, Document, Item, Job, Retrieved
+
+HEATMAPS = ("owl-nano",)  # the models that can say where in a picture they looked
 
 
 def answer(value: Answer) -> dict[str, Any]:
@@ -20,18 +23,69 @@ def answer(value: Answer) -> dict[str, Any]:
         "answerable": value.answerable,
         "model": value.model,
         "generation": value.generation,
-        "citations": [citation(each) for each in value.citations],
+        "citations": [
+            citation(each, heatmap_address(value, number))
+            for number, each in enumerate(value.citations)
+        ],
         "dangling_markers": list(value.dangling_markers),
         "left_out": list(value.left_out),
         "pictures": list(value.pictures),
         "video": value.video,
         "moments": [asdict(moment) for moment in value.moments],
         "notes": list(value.notes),
+        "conversation_id": value.conversation_id,
+        "reading": value.reading,
+        "exclude_items": list(value.exclude_items),
+        "replay_of": value.replay_of,
+        "usage": asdict(value.usage) if value.usage else None,
+        "rating": value.rating,
+        "rating_comment": value.rating_comment,
         "created_at": value.created_at,
     }
 
 
-def citation(value: Citation) -> dict[str, Any]:
+def heatmap_address(value: Answer, number: int) -> str | None:
+    """Where the heatmap of a citation can be had, of models that can say where they looked."""
+    if value.model not in HEATMAPS or value.citations[number].picture is None:
+        return None
+    return f"/v1/answers/{value.id}/citations/{number}/heatmap"
+
+
+def whole_answer(value: Answer, shown: Sequence[Retrieved | None]) -> dict[str, Any]:
+    """With what the model was shown; None among it was deleted since then."""
+    return {**answer(value), "sources": sources(shown)}
+
+
+def sources(shown: Sequence[Retrieved | None]) -> list[dict[str, Any]]:
+    return [
+        {"marker": marker, **retrieved(source)}
+        for marker, source in enumerate(shown, 1)
+        if source is not None
+    ]
+
+
+def changes(before: Answer, now: Answer) -> dict[str, Any]:
+    """What is different in an answer that was asked for again."""
+
+    def changed(old: Iterable[str], new: Iterable[str]) -> dict[str, list[str]]:
+        had, has = list(dict.fromkeys(old)), list(dict.fromkeys(new))
+        return {
+            "added": [each for each in has if each not in had],
+            "removed": [each for each in had if each not in has],
+        }
+
+    return {
+        "previous": before.id,
+        "text": before.text != now.text,
+        "abstained": before.abstained != now.abstained,
+        "sources": changed(before.sources, now.sources),
+        "cited": changed(
+            (each.item_id for each in before.citations), (each.item_id for each in now.citations)
+        ),
+    }
+
+
+def citation(value: Citation, heatmap: str | None = None) -> dict[str, Any]:
     return {
         "start": value.start,
         "end": value.end,
@@ -43,7 +97,7 @@ def citation(value: Citation) -> dict[str, Any]:
             "revision": value.revision,
             "title": value.title,
         },
-        "location": asdict(value.location),
+        "location": {**asdict(value.location), **({"heatmap_url": heatmap} if heatmap else {})},
         "quote": value.quote,
         "support": asdict(value.support),
     }

@@ -104,6 +104,9 @@ class Settings(BaseSettings):
         "none",
         description="What checks citations beside their exact words: `owl-nano`, or `none`.",
     )
+    remote_calls: int = Field(
+        32, ge=1, le=1_000, description="Questions that model servers are asked at once."
+    )
     answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
     device: str = Field(
         "auto", description="Where mPLUG-Owl3 runs: `auto` (a GPU where there is one), `cpu`, …"
