@@ -261,7 +261,11 @@ class RagOwl:
             asked_by=asked_by,
         )
         if video is not None:
-            asked = replace(asked, video=own_video.keep_video(self.blobs, video, self._limits))
+            try:
+                asked = replace(asked, video=own_video.keep_video(self.blobs, video, self._limits))
+            except InvalidQuestion as error:
+                error.field = "video"
+                raise
         if conversation_id is not None:
             asked = conversation.with_history(asked, self._history(collection, conversation_id))
         return answer_question(asked, self._parts(model), on_text, on_sources)
@@ -361,7 +365,14 @@ class RagOwl:
             images, Iterable
         ):
             raise InvalidQuestion("images is a list; give [picture], not a picture alone")
-        return replace(asked, pictures=tuple(self._keep_picture(image) for image in images))
+        pictures = []
+        for at, image in enumerate(images):
+            try:
+                pictures.append(self._keep_picture(image))
+            except InvalidQuestion as error:
+                error.field = f"images.{at}"
+                raise
+        return replace(asked, pictures=tuple(pictures))
 
     def _keep_picture(self, image: PictureInput) -> str:
         name = "given as bytes"

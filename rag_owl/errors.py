@@ -32,6 +32,8 @@ from __future__ import annotations
 class RagOwlError(Exception):
     """The root: whatever rag_owl raises on purpose is one of these."""
 
+    field: str | None = None  # the part of the input that it is about, where that is known
+
 
 class InvalidInput(RagOwlError):
     field: str | None = None
