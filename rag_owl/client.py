@@ -27,6 +27,7 @@ from rag_owl.indexer.pipeline import Ingest, Workshop
 from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
 from rag_owl.models import Models
+from rag_owl.ports import Answerer
 from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
 from rag_owl.store import answers, collections, documents, items, names
@@ -233,6 +234,8 @@ class RagOwl:
         seed: int | None = None,
         on_sources: Callable[[Sequence[Retrieved]], None] | None = None,
         asked_by: str | None = None,
+        history: Sequence[Turn] = (),
+        wrap: Callable[[Answerer], Answerer] | None = None,
     ) -> Answer:
         """Answer from the collection alone, with the exact evidence.
 
@@ -242,7 +245,8 @@ class RagOwl:
         watches no videos gets four pictures of it, and the answer says so. conversation_id: that of
         an earlier answer, to go on from it. exclude_items: ids of items that the model must not be
         shown. max_tokens: of the answer; seed: for models that draw. on_sources: gets what the
-        model is shown, before its text. asked_by: id of the key that asks.
+        model is shown, before its text. asked_by: id of the key that asks. history: turns that are
+        not stored here, instead of a conversation's. wrap: put around the answerer.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
         """
         if isinstance(exclude_items, str) or not isinstance(exclude_items, Iterable):
@@ -267,8 +271,12 @@ class RagOwl:
                 error.field = "video"
                 raise
         if conversation_id is not None:
-            asked = conversation.with_history(asked, self._history(collection, conversation_id))
-        return answer_question(asked, self._parts(model), on_text, on_sources)
+            history = self._history(collection, conversation_id)
+        asked = conversation.with_history(asked, history)
+        parts = self._parts(model)
+        if wrap is not None:
+            parts = replace(parts, answerer=wrap(parts.answerer))
+        return answer_question(asked, parts, on_text, on_sources)
 
     def replay(
         self,
@@ -361,6 +369,10 @@ class RagOwl:
         check_form(asked)
         with db.reading(self.engine) as session:
             collections.get(session, collection)  # before anything is stored of a stranger's input
+        return replace(asked, pictures=self.keep_pictures(images))
+
+    def keep_pictures(self, images: Sequence[PictureInput]) -> tuple[str, ...]:
+        """Store a question's pictures; their blob keys. Raises `InvalidQuestion`."""
         if isinstance(images, str | bytes | bytearray | os.PathLike) or not isinstance(
             images, Iterable
         ):
@@ -372,7 +384,7 @@ class RagOwl:
             except InvalidQuestion as error:
                 error.field = f"images.{at}"
                 raise
-        return replace(asked, pictures=tuple(pictures))
+        return tuple(pictures)
 
     def _keep_picture(self, image: PictureInput) -> str:
         name = "given as bytes"
