@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from rag_owl import RagOwl
 from rag_owl.settings import read_settings
 
 MISSING = (
@@ -46,8 +47,10 @@ def open_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def serve(data: Path, **settings: Any) -> Iterator[str]:
-    """The service's address, once it is ready."""
+def serve(
+    data: Path, fill: Callable[[RagOwl], None] | None = None, **settings: Any
+) -> Iterator[str]:
+    """The service's address, once it is ready. fill: what puts something into its collections."""
     from rag_owl.api.app import create_app
 
     with socket.socket() as taken:
@@ -68,6 +71,8 @@ def serve(data: Path, **settings: Any) -> Iterator[str]:
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
+        if fill:
+            fill(app.state.rag_owl.owl)
         yield address
     finally:
         server.should_exit = True

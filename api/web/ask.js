@@ -1,6 +1,6 @@
 // The view where questions are asked: the conversation, the composer, and the evidence beside.
 
-import { answerPath, get, stream } from "./api.js";
+import { answerPath, call, get, stream } from "./api.js";
 import { Composer } from "./composer.js";
 import { announce, h, icon, owl, plural, problem, replace, when } from "./dom.js";
 import { Evidence } from "./evidence.js";
@@ -195,43 +195,70 @@ class Ask {
     return turn;
   }
 
-  async ask(asked, before = null) {
+  async ask(asked) {
     if (!this.collection) return announce("Choose a collection first.");
     const turn = this.begin(asked);
-    if (before) {
-      turn.before = before.answer;
-      const off = [...before.excluded];
-      turn.asked.excluded = [...(before.asked.excluded ?? []), ...off];
-      const titles = new Map(
-        before.retrieved.map(({ item }) => [item.id, item.title || item.document_name]),
-      );
-      turn.without = off.map((id) => titles.get(id) ?? id);
-    }
+    await this.run(
+      turn,
+      async (signal) => {
+        const given = { ...request(turn.asked, this.conversation), signal };
+        for await (const { event, data } of stream("POST", "v1/answers", given)) {
+          if (event === "retrieved") {
+            turn.found(data.data);
+            this.evidence.found(turn);
+          } else if (event === "text") turn.more(data.delta);
+          else if (event === "error") throw new Error(data.detail || data.title);
+          else if (event === "done") return data;
+        }
+        throw new Error("The connection ended before the answer was complete.");
+      },
+      () => this.ask(asked),
+    );
+  }
+
+  /** The same question, after the same turns, without the sources that were switched off. */
+  async again(before) {
+    if (this.running) return;
+    const off = [...before.excluded];
+    const turn = this.begin(before.asked);
+    turn.before = before.answer;
+    const titles = new Map(
+      before.retrieved.map(({ item }) => [item.id, item.title || item.document_name]),
+    );
+    turn.without = off.map((id) => titles.get(id) ?? id);
+    const excluded = [...(before.answer.exclude_items ?? []), ...off];
+    await this.run(
+      turn,
+      (signal) =>
+        call("POST", `${answerPath(before.answer.id)}/replay`, {
+          json: { exclude_items: excluded },
+          signal,
+        }),
+      () => this.again(before),
+    );
+  }
+
+  /** Shows how `work` goes; it gives the answer. repeat: does it once more, in a new turn. */
+  async run(turn, work, repeat) {
     this.follow(turn.element);
     announce("Asking.");
     this.evidence.found(turn);
     this.composer.setBusy(true);
     const running = (this.running = new AbortController());
     try {
-      for await (const { event, data } of stream("POST", "v1/answers", {
-        ...request(turn.asked, this.conversation),
-        signal: running.signal,
-      })) {
-        if (event === "retrieved") {
-          turn.found(data.data);
-          this.evidence.found(turn);
-        } else if (event === "text") turn.more(data.delta);
-        else if (event === "error") throw new Error(data.detail || data.title);
-        else if (event === "done") {
-          this.conversation = data.conversation_id ?? this.conversation;
-          turn.finish(data);
-          this.evidence.show(turn, data.citations.length ? 0 : null, false);
-        }
-      }
-      if (!turn.answer) throw new Error("The connection ended before the answer was complete.");
+      const answer = await work(running.signal);
+      this.conversation = answer.conversation_id ?? this.conversation;
+      turn.finish(answer);
+      this.evidence.show(turn, answer.citations.length ? 0 : null, false);
     } catch (error) {
       if (error.name === "AbortError") turn.stopped();
-      else turn.failed(error, () => this.repeat(turn));
+      else
+        turn.failed(error, () => {
+          turn.element.remove();
+          this.turns = this.turns.filter((one) => one !== turn);
+          repeat();
+          this.composer.text.focus();
+        });
     } finally {
       if (this.running === running) {
         this.running = null;
@@ -239,18 +266,6 @@ class Ask {
       }
       this.follow(turn.element);
     }
-  }
-
-  /** Ask what failed once more, in its place. */
-  repeat(turn) {
-    turn.element.remove();
-    this.turns = this.turns.filter((one) => one !== turn);
-    this.ask(turn.asked);
-    this.composer.text.focus();
-  }
-
-  again(turn) {
-    if (!this.running) this.ask(turn.asked, turn);
   }
 
   back(turn, index) {
@@ -295,7 +310,6 @@ function request(asked, conversation) {
     ...(asked.model && { model: asked.model }),
     ...(asked.filters && { filters: asked.filters }),
     ...(conversation && { conversation_id: conversation }),
-    ...(asked.excluded?.length && { exclude_items: asked.excluded }),
   };
   if (!asked.pictures?.length && !asked.video) return { json };
   const body = new FormData();

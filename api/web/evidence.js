@@ -251,7 +251,11 @@ function measured(support) {
 
 /** One card for each source in the order of the markers, with the citations that point to it. */
 function sources(retrieved, citations) {
-  const cards = retrieved.map(({ item }, at) => ({ marker: at + 1, item, cited: [] }));
+  const cards = retrieved.map(({ item, marker }, at) => ({
+    marker: marker ?? at + 1,
+    item,
+    cited: [],
+  }));
   citations.forEach((citation, index) => {
     const id = citation.source.item_id;
     let card = cards.find((one) => one.item.id === id);

@@ -58,7 +58,7 @@ function passage(item, cited, chosen) {
     item.heading && h("p", { class: "heading" }, item.heading),
     h(
       "p",
-      { class: "passage-text" },
+      { class: "passage-text", tabindex: 0 },
       segments(text, spans).map(({ text: piece, spans: over }) =>
         over.length
           ? h("mark", { class: over.some((span) => span.index === chosen) ? "chosen" : "" }, piece)
@@ -136,8 +136,8 @@ function picture(answer, collection, item, first, later) {
         (error) => frame.after(problem(error)),
       );
     };
-    switches.push(flip("Heatmap: where the model looked", show));
-    show(true);
+    // Off at first: the model has to look once more for it.
+    switches.push(flip("Heatmap: where the model looked", show, false));
   }
   return h(
     "figure",
@@ -147,11 +147,11 @@ function picture(answer, collection, item, first, later) {
   );
 }
 
-function flip(label, change) {
+function flip(label, change, checked = true) {
   const input = h("input", {
     type: "checkbox",
     role: "switch",
-    checked: true,
+    checked,
     onchange: () => change(input.checked),
   });
   return h("label", { class: "switch" }, input, h("span", {}, label));

@@ -16,7 +16,7 @@ from tests.indexer.test_loaders_pdf import lines, pdf
 
 expect.set_options(timeout=PATIENCE)
 
-COUNTRIES = ("japan", "switzerland", "kenya", "peru")
+COUNTRIES = ("japan", "switzerland", "kenya", "thailand")
 NOTES = (
     "# 🦉 Field notes 🦉\n\nThe 🦉 was seen at dusk. The barn owl of Greyfield weighs 430 grams. "
     "Its nest is in the old barn.\n"
@@ -43,7 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "all").rmdir()
     (folder / "notes.md").write_text(NOTES, "utf-8")
     (folder / "<b>griffin<b>.md").write_text(HOSTILE, "utf-8")
-    page = lines("The atlas of birds", "The lighthouse of Marrow Point has 199 steps.")
+    page = lines("The atlas of birds.", "The lighthouse of Marrow Point has 199 steps.")
     (folder / "atlas.pdf").write_bytes(pdf([lines("Contents"), page]))
     words = "The kestrel hovers above the meadow of Elmstead."
     write_film(folder / "film.mp4", 6, cues=[(2, 5, words)])
@@ -52,11 +52,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    data = tmp_path_factory.mktemp("data")
-    with RagOwl.open(data) as owl:
+    def fill(owl: RagOwl) -> None:
         job = owl.ingest("birds", [files])
         assert (job.added, job.skipped) == (8, [])
-    with serve(data) as address:
+
+    with serve(tmp_path_factory.mktemp("data"), fill) as address:
         yield address
 
 
