@@ -28,7 +28,9 @@ def list_models(as_json: AsJson = False) -> None:
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint folder of mPLUG-Owl3.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A checkpoint folder of mPLUG-Owl3, mPLUG-Owl or Ovis 1.6.")
+    ],
     tolerance: Annotated[
         float | None, typer.Option(help="Largest absolute difference that passes.")
     ] = None,
@@ -37,9 +39,9 @@ def check(
     """Load a checkpoint; where expected values lie beside it, compare every one of them."""
     from dataclasses import asdict
 
-    from rag_owl.model.owl3.check import TOLERANCE, check_folder
+    from rag_owl.model.check import check_folder
 
-    report = check_folder(folder, tolerance=tolerance or TOLERANCE)
+    report = check_folder(folder, tolerance=tolerance)
     if as_json:
         sys.stdout.write(json.dumps({**asdict(report), "ok": report.ok}, indent=2) + "\n")
     else:

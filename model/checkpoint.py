@@ -104,6 +104,18 @@ def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
             raise
 
 
+def tensor_names(folder: Path) -> list[str]:
+    """The names of a folder's tensors, without reading the tensors where the format allows it.
+
+    Raises InvalidCheckpoint.
+    """
+    for index in INDEXES:
+        if (folder / index).is_file():
+            weight_files(folder)  # the shards must be there too
+            return list(read_json(folder / index)["weight_map"])
+    return [name for name, _ in read_tensors(weight_files(folder))]
+
+
 def _damaged(file: Path, error: Exception) -> InvalidCheckpoint:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InvalidCheckpoint(

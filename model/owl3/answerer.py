@@ -20,9 +20,10 @@ from rag_owl.model.owl3.generate import Request, stream
 from rag_owl.model.owl3.looking import UNREADABLE, Looker
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.model import Owl3
-from rag_owl.model.owl3.processor import Owl3Processor, Prompt
+from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer, TextStream
+from rag_owl.model.prompting import Prompt
 from rag_owl.model.statements import ABSTENTION, is_abstention, statements
 from rag_owl.ports import BlobStore
 from rag_owl.types import Attribution, Context, Draft, Moment, Question, Usage

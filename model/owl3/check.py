@@ -6,50 +6,18 @@ named tensor and the greedy ids are compared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidCheckpoint
+from rag_owl.model.check import CheckReport, Comparison
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.sight import Trace
 
 TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    name: str
-    largest_difference: float  # absolute; for ids, how many differ
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What `check_folder` found. `comparisons` is empty where the folder states no expectation."""
-
-    folder: str
-    variant: str
-    parameters: int
-    tolerance: float
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def ok(self) -> bool:
-        return all(comparison.ok for comparison in self.comparisons)
-
-    def lines(self) -> list[str]:
-        """For people."""
-        lines = [f"{self.folder}: variant {self.variant}, {self.parameters:,} parameters"]
-        if not self.comparisons:
-            lines.append("loads; no inputs.safetensors and expected.safetensors to compare with")
-        for c in self.comparisons:
-            verdict = "ok" if c.ok else "DIFFERS"
-            lines.append(f"  {c.name:24} {c.largest_difference:.3e}  {verdict}")
-        return lines
 
 
 def check_folder(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rag_owl.model.attribution import AttentionRecord, region
 from rag_owl.model.owl3.evidence_prompt import EvidencePrompt, Stretch
-from rag_owl.model.owl3.processor import Prompt
+from rag_owl.model.prompting import Prompt
 from rag_owl.types import Attribution, Box, Moment
 
 # Without a marker, a statement is laid to what drew most attention, if that drew this share of

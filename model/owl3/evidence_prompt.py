@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from rag_owl.model.owl3.preprocessing import sample_frames
-from rag_owl.model.owl3.processor import Owl3Processor, Part, Prompt, Shown, Turn
+from rag_owl.model.prompting import Part, Processor, Prompt, Shown, Turn
 from rag_owl.model.statements import INSTRUCTION
 from rag_owl.sentences import sentence_spans
 from rag_owl.types import Context, Item, VideoLocation
@@ -135,7 +135,7 @@ class EvidencePrompt:
         self.text("\n")
         return index
 
-    def prompt(self, processor: Owl3Processor) -> Prompt:
+    def prompt(self, processor: Processor) -> Prompt:
         """Its `spans` are those of the last turn's parts."""
         prompt = processor.prompt([*self.turns, Turn("user", tuple(self.parts))])
         del prompt.spans[: sum(len(turn.parts) for turn in self.turns)]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidInput
+from rag_owl.model.prompting import Grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Grid: TypeAlias = tuple[int, int]  # rows, columns
 
 # The grids that a picture may be cropped to; the first best one wins, in this order.
 GRIDS: tuple[Grid, ...] = ((2, 2), (1, 3), (1, 4), (3, 1), (4, 1), (2, 3), (3, 2))

@@ -16,9 +16,10 @@ from PIL import Image
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.model.owl3.preprocessing import choose_grid, crop, sample_frames, square
-from rag_owl.model.owl3.processor import Clip, Owl3Processor, Part, Shown, Turn
+from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sizes import sized
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer, TextStream
+from rag_owl.model.prompting import Clip, Part, Shown, Turn
 
 NUMBERS = Path(__file__).parents[1] / "golden" / "owl3" / "preprocessing"
 CASES = json.loads((NUMBERS / "cases.json").read_text(encoding="utf-8"))

@@ -1,0 +1,196 @@
+"""Ovis 1.6 (AIDC-AI/Ovis1.6-Gemma2-9B, -Llama3.2-3B), from its published checkpoint.
+
+SigLIP and the language models are transformers' own. A tile of a picture becomes one probability
+over a visual vocabulary for each of its places, and with it a mean of that vocabulary's embeddings
+(arXiv 2405.20797, section 3). In the sequence a tile is the id -300, which its vectors replace;
+-301 to -305 are marks around and between tiles, the last rows of the same embedding table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+)
+from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
+
+from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.model.spliced.model import Spliced
+
+TILE = -300
+INDICATORS = (-301, -302, -303, -304, -305)  # start, end of the overview, column, row, end
+_LANGUAGE = {
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+}
+_TOKENIZE = ("softmax", "st_argmax")
+_UNUSED = (
+    "visual_tokenizer.backbone.vision_model.post_layernorm.",
+    "visual_tokenizer.backbone.vision_model.head.",
+    "visual_tokenizer.backbone.vision_model.embeddings.position_ids",
+)
+
+
+class _Siglip(nn.Module):
+    """SigLIP up to its last layer; its final norm and pooling head influence nothing here."""
+
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.embeddings = SiglipVisionEmbeddings(config)
+        self.encoder = SiglipEncoder(config)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        hidden: Tensor = self.embeddings(pixel_values)
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, attention_mask=None)
+        return hidden
+
+
+class Ovis(Spliced):
+    family = "ovis16"
+
+    def _build(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        visual = dict(raw.get("visual_tokenizer_config") or {})
+        backbone, text = (
+            dict(visual.get("backbone_config") or {}),
+            dict(raw.get("llm_config") or {}),
+        )
+        kind = text.pop("model_type", None)
+        if kind not in _LANGUAGE:
+            raise InvalidCheckpoint(
+                f"llm_config.model_type {kind!r} in config.json; Ovis 1.6 has one of "
+                f"{', '.join(_LANGUAGE)}."
+            )
+        if backbone.pop("model_type", "siglip_vision_model") != "siglip_vision_model":
+            raise InvalidCheckpoint("an Ovis checkpoint whose vision tower is not SigLIP.")
+        self.tokenize = str(visual.get("tokenize_function", "softmax"))
+        if self.tokenize not in _TOKENIZE:
+            raise InvalidCheckpoint(
+                f"tokenize_function {self.tokenize!r}; known: {', '.join(_TOKENIZE)}."
+            )
+        siglip = SiglipVisionConfig(**backbone)
+        siglip._attn_implementation = "sdpa"
+        self.stride = int(visual.get("hidden_stride", 1))
+        self.side = siglip.image_size // siglip.patch_size  # patches along an edge
+        self.image_size = siglip.image_size
+        self.vectors = (-(-self.side // self.stride)) ** 2
+        self.vision_model = _Siglip(siglip)
+        vocabulary, width = int(visual["vocab_size"]), int(raw["hidden_size"])
+        self.head = nn.Sequential(
+            nn.Linear(
+                siglip.hidden_size * self.stride**2, vocabulary - len(INDICATORS), bias=False
+            ),
+            nn.LayerNorm(vocabulary - len(INDICATORS)),
+        )
+        self.vte = nn.Embedding(vocabulary, width)
+        config_class, model_class = _LANGUAGE[kind]
+        config = config_class(**text)
+        # Gemma 2's scores are capped, which torch's kernel cannot: it is built as released.
+        config._attn_implementation = "eager"
+        self.language_model = model_class(config)
+        self.scaled = kind == "gemma2"
+
+    @staticmethod
+    def _renamed(tensors: dict[str, Tensor], raw: dict[str, Any]) -> dict[str, Tensor]:
+        renamed = {}
+        for name, tensor in tensors.items():
+            if name.startswith(_UNUSED) or name.endswith("rotary_emb.inv_freq"):
+                continue
+            for old, new in (
+                ("llm.", "language_model."),
+                ("visual_tokenizer.backbone.vision_model.", "vision_model."),
+                ("visual_tokenizer.head.", "head."),
+            ):
+                if name.startswith(old):
+                    name = new + name.removeprefix(old)
+                    break
+            renamed[name] = tensor
+        return renamed
+
+    def _vision_parts(self) -> Sequence[nn.Module | nn.Parameter]:
+        return [self.vision_model, self.head, self.vte]
+
+    @property
+    def preprocessing(self) -> str:
+        return f"letterbox-bicubic-{self.image_size}"
+
+    def _make_tables(self, device: torch.device) -> None:
+        super()._make_tables(device)
+        embeddings = self.vision_model.embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+        if self.scaled:
+            words: Any = self.language_model.model.embed_tokens
+            words.embed_scale = torch.tensor(words.scalar_embed_scale, device=device)
+
+    @property
+    def scale(self) -> Tensor:
+        """What Gemma 2 multiplies every embedding by, visual ones too: in its own numbers."""
+        factor = self.vte.embedding_dim**0.5 if self.scaled else 1.0
+        return torch.tensor(factor, dtype=self.dtype, device=self.device)
+
+    # --- pictures -------------------------------------------------------------------------------
+
+    def encode(self, pixel_values: Tensor, trace: dict[str, Tensor] | None = None) -> Tensor:
+        """Tiles (N, 3, S, S) -> (N, vectors, D), not yet scaled."""
+        hidden = self.vision_model(pixel_values)  # (N, P, Dv)
+        merged = self._merged(hidden)
+        logits = self.head(merged)  # (N, vectors, V - 5)
+        if self.tokenize == "softmax":
+            tokens = logits.softmax(dim=-1)
+        else:  # straight through: one-hot forward, the logits' gradient backward
+            hard = F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+            tokens = hard - logits.detach() + logits
+        # The marks get no probability: their rows of the table are left out.
+        embeds: Tensor = tokens @ self.vte.weight[: -len(INDICATORS)]
+        if trace is not None:
+            trace["vision_hidden_last_before_post_layernorm"] = hidden
+            trace["merged_features"], trace["head_logits"] = merged, logits
+            trace["visual_tokens"] = F.pad(tokens, (0, len(INDICATORS)))
+            trace["visual_embeds"] = embeds
+            trace["indicator_embeds"] = self.vte.weight[-len(INDICATORS) :]
+        return embeds
+
+    def _merged(self, hidden: Tensor) -> Tensor:
+        """stride x stride neighbours side by side: (N, P, Dv) -> (N, vectors, stride^2 Dv)."""
+        if self.stride == 1:
+            return hidden
+        N, _, width = hidden.shape
+        short = -self.side % self.stride
+        grid = F.pad(hidden.view(N, self.side, self.side, width), (0, 0, 0, short, 0, short))
+        edge, s = (self.side + short) // self.stride, self.stride
+        blocks = grid.view(N, edge, s, edge, s, width).transpose(2, 3)  # (N, edge, edge, s, s, Dv)
+        return blocks.reshape(N, edge * edge, s * s * width)
+
+    def pictures_in(self, input_ids: Tensor) -> int:
+        return int((input_ids == TILE).sum())
+
+    def splice(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+        tiles = (input_ids == TILE).nonzero().flatten().tolist()
+        held = 0 if features is None else len(features)
+        if len(tiles) != held or bool((input_ids < INDICATORS[-1]).any()):
+            raise InvalidInput(f"the prompt has {len(tiles)} places for tiles; there are {held}.")
+        embeds: Tensor = self.language_model.model.embed_tokens(input_ids.clamp(min=0))
+        marks = input_ids < TILE
+        if bool(marks.any()):
+            rows = self.vte.num_embeddings - len(INDICATORS) + (INDICATORS[0] - input_ids[marks])
+            embeds = embeds.clone()
+            embeds[marks] = self.vte(rows) * self.scale
+        if features is None:
+            return embeds
+        pieces, after = [], 0
+        for place, tile in zip(tiles, features, strict=True):
+            pieces += [embeds[after:place], tile.to(embeds.dtype) * self.scale]
+            after = place + 1
+        return torch.cat([*pieces, embeds[after:]])

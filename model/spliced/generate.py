@@ -1,0 +1,54 @@
+"""Generating with one row: greedy or drawn, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from rag_owl.model.owl3.memory import VisualMemory
+from rag_owl.model.owl3.sampling import Sampler, Sampling
+from rag_owl.model.spliced.attention import Watcher
+from rag_owl.model.spliced.model import Spliced
+
+
+def stream(
+    model: Spliced,
+    input_ids: Sequence[int] | Tensor,
+    memory: VisualMemory | None = None,
+    sampling: Sampling | None = None,
+    watcher: Watcher | None = None,
+) -> Generator[int, None, None]:
+    """One row's new ids as they are chosen, the end token included.
+
+    watcher: is told where each token's choice looked. Raises InvalidInput, OutOfMemory.
+    """
+    ids = torch.as_tensor(input_ids).view(1, -1)
+    how = sampling or Sampling()
+    stop = how.stop_ids if how.stop_ids is not None else model.eos_token_ids
+    language = model.language_model
+    text = [int(token) for token in ids[0].tolist() if token >= 0]
+    sampler = Sampler(how, text, language.config.vocab_size)
+    with torch.no_grad():
+        embeds, _ = model.embed(ids, memory)
+        used = embeds.shape[1]
+        logits, cache = model.step(embeds, watcher=watcher)
+    for count in range(1, how.max_new_tokens + 1):
+        token = sampler.choose(logits)
+        yield token
+        if token in stop or count == how.max_new_tokens or used >= model.max_positions:
+            return
+        with torch.no_grad():
+            one = language.get_input_embeddings()(torch.tensor([[token]], device=model.device))
+            logits, cache = model.step(one, cache, watcher)
+        used += 1
+
+
+def generate(
+    model: Spliced,
+    input_ids: Sequence[int] | Tensor,
+    memory: VisualMemory | None = None,
+    sampling: Sampling | None = None,
+) -> list[int]:
+    return list(stream(model, input_ids, memory, sampling))

@@ -1,0 +1,269 @@
+"""What models have in common whose pictures stand among the words of the sequence.
+
+A picture becomes P vectors of the language model's width, which depend on nothing but the picture,
+so they are computed once and kept (`remember`), as mPLUG-Owl3's features are.
+
+    B batch, T ids, t positions after pictures took their places, N pictures, P vectors of each,
+    D the language model's width, V vocabulary
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from rag_owl.errors import InvalidInput
+from rag_owl.model import checkpoint, placement
+from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
+from rag_owl.model.spliced.attention import WATCHED, Watcher
+
+PICTURES_AT_ONCE = 8  # through the vision tower
+
+
+class Spliced(nn.Module):
+    """The base: a family builds its parts in `_build` and says how pictures become vectors."""
+
+    family = ""
+    language_model: Any  # transformers' causal language model
+    image_size: int
+    vectors: int  # of one picture, P
+    eos_token_ids: tuple[int, ...] = ()
+    max_positions: int = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+        quantize: str | None = None,
+    ) -> Self:
+        """Load a published checkpoint: a folder or hub id. Nothing that comes with it is run.
+
+        Raises ModelNotFound, InvalidSettings; InvalidCheckpoint with the list of what does not fit.
+        """
+        folder = checkpoint.find_folder(name)
+        raw = checkpoint.read_json(folder / "config.json")
+        found = dict(checkpoint.read_tensors(checkpoint.weight_files(folder)))
+        tensors = cls._renamed(found, raw)
+        device = placement.device_of(device_map)
+        stated = raw.get("torch_dtype") or raw.get("dtype") or "float32"
+        wanted = placement.dtype_of(dtype if dtype is not None else stated)
+        with torch.device("meta"):
+            model = cls(raw, tensors)
+        tied = {"language_model.lm_head.weight"} if model._tied() else set()
+        checkpoint.assign(model, tensors, optional=frozenset(tied))
+        if tied:
+            language = model.language_model
+            language.lm_head.weight = language.model.embed_tokens.weight
+        model._make_tables(torch.device("cpu"))  # nothing is left without memory
+        nn.Module.to(model, dtype=wanted)
+        if quantize is not None:
+            placement.quantize(model.language_model, quantize, device)
+        nn.Module.to(model, device=device)
+        model._make_tables(device)  # and none of them narrow
+        return model.eval()
+
+    def __init__(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._identity: tuple[tuple[object, ...], MemoryIdentity] | None = None
+        self.pictures_seen = 0
+        self._build(raw, tensors)
+        language = self.language_model
+        language.config._attn_implementation = WATCHED
+        self.eos_token_ids = _ids(language.config.eos_token_id)
+        self.max_positions = language.config.max_position_embeddings
+
+    # --- what a family says -----------------------------------------------------------------
+
+    def _build(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _renamed(tensors: dict[str, Tensor], raw: dict[str, Any]) -> dict[str, Tensor]:
+        """The checkpoint's tensors under the names of this module's; those never used left out."""
+        raise NotImplementedError
+
+    def _vision_parts(self) -> Sequence[nn.Module | nn.Parameter]:
+        """All that features depend on."""
+        raise NotImplementedError
+
+    def encode(self, pixel_values: Tensor, trace: dict[str, Tensor] | None = None) -> Tensor:
+        """(N, 3, S, S) -> (N, P, D)."""
+        raise NotImplementedError
+
+    def splice(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+        """One row: ids (T,) with the family's placeholders, features (n, P, D) -> (t, D).
+
+        Raises InvalidInput: placeholders and pictures that differ in number.
+        """
+        raise NotImplementedError
+
+    def pictures_in(self, input_ids: Tensor) -> int:
+        """How many pictures (of Ovis: tiles) a row's placeholders stand for."""
+        raise NotImplementedError
+
+    def runs_together(self, input_ids: Tensor) -> bool:
+        """Whether pictures follow one another in a way that the published code cannot read."""
+        return False
+
+    @property
+    def scale(self) -> Tensor:
+        """What the language model multiplies embeddings by."""
+        return torch.ones((), dtype=self.dtype, device=self.device)
+
+    @property
+    def preprocessing(self) -> str:
+        raise NotImplementedError
+
+    def _make_tables(self, device: torch.device) -> None:
+        """What no checkpoint holds, made where and as wide as it must be."""
+        language = self.language_model.model
+        language.rotary_emb = type(language.rotary_emb)(language.config).to(device)
+
+    def _tied(self) -> bool:
+        return bool(self.language_model.config.tie_word_embeddings)
+
+    # --- pictures -----------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        weight: Tensor = self.language_model.model.norm.weight
+        return weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        weight: Tensor = self.language_model.model.norm.weight
+        return weight.dtype
+
+    @property
+    def memory_identity(self) -> MemoryIdentity:
+        """A fingerprint over a sample of every tensor that the features depend on."""
+        weights: list[Tensor] = []
+        for part in self._vision_parts():
+            weights += list(part.parameters()) if isinstance(part, nn.Module) else [part]
+        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if self._identity is None or self._identity[0] != state:
+            digest = hashlib.sha256(self.family.encode())
+            for weight in weights:
+                flat = weight.detach().flatten()
+                sample = flat[:: max(1, flat.numel() // 512)].to(torch.bfloat16).float()
+                digest.update(str(tuple(weight.shape)).encode() + sample.cpu().numpy().tobytes())
+            name = f"{self.family}-{digest.hexdigest()[:16]}"
+            self._identity = (state, MemoryIdentity(name, self.preprocessing))
+        return self._identity[1]
+
+    def remember(self, pixel_values: Tensor, ids: Sequence[str] | None = None) -> VisualMemory:
+        """Encode pictures once: (N, 3, S, S) -> a memory of N pictures. Raises InvalidInput."""
+        S = self.image_size
+        if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != (3, S, S):
+            raise InvalidInput(
+                f"pixel_values must be (N, 3, {S}, {S}), not {tuple(pixel_values.shape)}."
+            )
+        with placement.memory_guard(f"{len(pixel_values)} pictures"):
+            pieces = [
+                self.encode(pixel_values[i : i + PICTURES_AT_ONCE].to(self.device, self.dtype))
+                for i in range(0, len(pixel_values), PICTURES_AT_ONCE)
+            ]
+            features = torch.cat(pieces)
+        self.pictures_seen += len(pixel_values)
+        return VisualMemory(
+            features, self.memory_identity, tuple(ids or new_ids(len(pixel_values)))
+        )
+
+    # --- running ------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        memory: VisualMemory | None = None,
+        pictures_per_row: Sequence[int] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """ids (B, T), right-padded -> embeddings (B, t, D) and mask (B, t), padded with zeros.
+
+        `memory` is flat over the rows' pictures, in order. Raises InvalidInput.
+        """
+        if input_ids.dim() != 2 or 0 in input_ids.shape:
+            raise InvalidInput(f"input_ids must be (B, T) and not empty: {tuple(input_ids.shape)}.")
+        features = None
+        if memory is not None:
+            check_identity(memory.identity, self.memory_identity, "the visual memory")
+            features = memory.dense(self.device, self.dtype)
+        B = input_ids.shape[0]
+        held = 0 if features is None else len(features)
+        counts = list(pictures_per_row) if pictures_per_row is not None else None
+        if counts is None:
+            if B > 1 and held:
+                raise InvalidInput("say with pictures_per_row whose the pictures are.")
+            counts = [held] + [0] * (B - 1)
+        if len(counts) != B or sum(counts) != held:
+            raise InvalidInput(f"pictures_per_row {counts} for {B} rows and {held} pictures.")
+        rows, first = [], 0
+        for row, count in enumerate(counts):
+            ids = input_ids[row]
+            if attention_mask is not None:
+                ids = ids[attention_mask[row].bool()]
+            mine = features[first : first + count] if features is not None and count else None
+            rows.append(self.splice(ids.to(self.device), mine))
+            first += count
+        longest = max(len(row) for row in rows)
+        if longest > self.max_positions:
+            raise InvalidInput(
+                f"a row of {longest} positions; this model has {self.max_positions}. "
+                "Shorten the prompt or show fewer pictures."
+            )
+        mask = torch.zeros(B, longest, dtype=torch.long, device=self.device)
+        for i, embeds in enumerate(rows):
+            mask[i, : len(embeds)] = 1
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        memory: VisualMemory | None = None,
+        pictures_per_row: Sequence[int] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """ids (B, T) as `embed` takes them -> logits (B, t, V) in float32.
+
+        Logits at padding mean nothing. Raises InvalidInput, OutOfMemory.
+        """
+        with placement.memory_guard(f"{tuple(input_ids.shape)} tokens"):
+            embeds, mask = self.embed(input_ids, memory, pictures_per_row, attention_mask)
+            out = self.language_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
+            logits: Tensor = out.logits
+            return logits.float()
+
+    def step(
+        self, embeds: Tensor, cache: DynamicCache | None = None, watcher: Watcher | None = None
+    ) -> tuple[Tensor, DynamicCache]:
+        """One row goes on by (1, t, D) -> the logits of its last position (V,), and the cache."""
+        with placement.memory_guard(f"{embeds.shape[1]} positions"):
+            language = self.language_model
+            if cache is None:
+                cache = DynamicCache(config=language.config)
+            out = language(
+                inputs_embeds=embeds,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                watcher=watcher,
+            )
+        if watcher is not None:
+            watcher.finish()
+        logits: Tensor = out.logits[0, -1].float()
+        return logits, cache
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (int(value),)
