@@ -53,12 +53,22 @@ _JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True)
-class ToolRequest:
-    """Tools that the caller offers the model. All in OpenAI's form, passed on as they are."""
+class ChatRequest:
+    """What a caller of chat completions sends beside the question, in OpenAI's form."""
 
-    tools: Sequence[Mapping[str, Any]]
+    system: str = ""  # the caller's own instructions, after ours
+    tools: Sequence[Mapping[str, Any]] = ()
     choice: str | Mapping[str, Any] | None = None
     since: Sequence[Mapping[str, Any]] = ()  # calls and results that follow the question
+
+
+class ToolsCalled(Exception):
+    """The model does not answer yet: it wants these calls made, and then to be asked again."""
+
+    def __init__(self, draft: Draft, calls: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("the model calls tools")
+        self.draft = draft
+        self.calls = calls
 
 
 @dataclass(slots=True)
@@ -101,18 +111,15 @@ class RemoteAnswerer:
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
         """Raises `RemoteModelError`, `InvalidQuestion` for a user's picture that is unreadable."""
-        return self.answer_with_tools(context, None, on_text)[0]
+        return self.chat(context, None, on_text)
 
-    def answer_with_tools(
+    def chat(
         self,
         context: Context,
-        request: ToolRequest | None,
+        request: ChatRequest | None,
         on_text: Callable[[str], None] | None = None,
-    ) -> tuple[Draft, list[dict[str, Any]]]:
-        """As `answer`; besides the draft the calls that the model wants made, in OpenAI's form.
-
-        With calls the draft may be empty: the model goes on once it is given their results.
-        """
+    ) -> Draft:
+        """As `answer`, with what the caller sends beside it. Raises `ToolsCalled` as well."""
         shown = self._show(context)
         tokens = context.question.max_tokens or self._answer_tokens
         body: dict[str, Any] = {
@@ -128,13 +135,18 @@ class RemoteAnswerer:
             body["seed"] = context.question.seed
         if request is not None:
             body["messages"] += [dict(message) for message in request.since]
-            body["tools"] = [dict(tool) for tool in request.tools]
+            if request.system:
+                body["messages"][0]["content"] += f"\n\n{request.system}"
+            if request.tools:
+                body["tools"] = [dict(tool) for tool in request.tools]
             if request.choice is not None:
                 body["tool_choice"] = request.choice
         reply = self._server.complete(body, on_text)
         if reply.tool_calls:
-            return Draft(reply.text, model=self.name, usage=reply.usage), reply.tool_calls
-        return self._draft(context, shown, reply, tokens, on_text), []
+            raise ToolsCalled(
+                Draft(reply.text, model=self.name, usage=reply.usage), reply.tool_calls
+            )
+        return self._draft(context, shown, reply, tokens, on_text)
 
     # --- the prompt -----------------------------------------------------------------------------
 
@@ -231,6 +243,19 @@ class RemoteAnswerer:
             notes=tuple(notes),
             usage=reply.usage,
         )
+
+
+class Chatting:
+    """A remote answerer with a chat request beside every context."""
+
+    def __init__(self, remote: RemoteAnswerer, request: ChatRequest) -> None:
+        self.name = remote.name
+        self._remote = remote
+        self._request = request
+
+    def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
+        """Raises as `RemoteAnswerer.chat` does."""
+        return self._remote.chat(context, self._request, on_text)
 
 
 def _earlier(context: Context) -> list[Message]:

@@ -128,7 +128,14 @@ def subject(turn: Turn) -> str | None:
         or (_titled(turn.titles, turn.text) if _ASKS_WHICH.search(turn.reading) else None)
         or (names[-1] if names else None)
         or _titled(turn.titles, turn.text)
+        or (None if turn.titles else _last_name(turn.text))
     )
+
+
+def _last_name(said: str) -> str | None:
+    """For turns that somebody else kept, who did not keep what was cited."""
+    found = _names(re.sub(r"\[\d{1,4}\]", "", said))
+    return found[-1] if found else None
 
 
 def _titled(titles: Sequence[str], said: str) -> str | None:

@@ -27,7 +27,7 @@ from rag_owl.errors import (
     RemoteModelTimeout,
 )
 from rag_owl.model import registry
-from rag_owl.model.remote import RemoteAnswerer, ToolRequest
+from rag_owl.model.remote import ChatRequest, RemoteAnswerer, ToolsCalled
 from rag_owl.model.statements import ABSTENTION
 from rag_owl.settings import RemoteModel
 from rag_owl.types import Context, Item, Question, Retrieved, TextLocation, Turn, Usage
@@ -211,13 +211,17 @@ def test_tools_reach_the_model_and_its_calls_come_back(remote: Ask) -> None:
         delta("tool_calls"),
     ]
     with ModelServer(Send([*pieces, event("[DONE]")])) as server:
-        offered = ToolRequest([tool], "auto", [{"role": "assistant", "content": "Let me see."}])
-        draft, calls = remote(server).answer_with_tools(context(), offered)
+        offered = ChatRequest(
+            "Be brief.", [tool], "auto", [{"role": "assistant", "content": "Let me see."}]
+        )
+        with pytest.raises(ToolsCalled) as called:
+            remote(server).chat(context(), offered)
     function = {"name": "weather", "arguments": '{"city": "Tokyo"}'}
-    assert calls == [{"id": "c1", "type": "function", "function": function}]
-    assert draft.text == ""
+    assert called.value.calls == [{"id": "c1", "type": "function", "function": function}]
+    assert called.value.draft.text == ""
     request = server.requests[0]
     assert (request["tools"], request["tool_choice"]) == ([tool], "auto")
+    assert request["messages"][0]["content"].endswith("Be brief.")
     assert request["messages"][-1] == {"role": "assistant", "content": "Let me see."}
 
 

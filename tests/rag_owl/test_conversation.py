@@ -24,6 +24,7 @@ DUTCH = turn("What is the capital of the Netherlands?", "Amsterdam [1]", "Nether
 REPORT = turn("Who leads Nanosoft?", "Ann Lee leads it. [1]", "Annual report 2023")
 WHICH = turn("Of which country is Canberra the capital?", "It is Australia. [1]", "Australia")
 WRONG = turn("What is the currency of Japan?", "In Singapore it is the dollar. [4]", "Singapore")
+UNTITLED = turn("What is the capital of this country?", "Tokyo is the capital of Japan. [1]")
 UNKNOWN = turn("What is shown here?", "Nothing was found.")
 
 
@@ -50,6 +51,7 @@ UNKNOWN = turn("What is shown here?", "Nothing was found.")
         (WHICH, "What is its currency?", "What is the currency of Australia?"),
         (WRONG, "And its capital?", "What is the capital of Japan?"),
         (JAPAN, "And of this one?", "What is the capital of Japan? And of this one?"),
+        (UNTITLED, "And its currency?", "What is the currency of Japan?"),
         (UNKNOWN, "And its colour?", "What is shown here? And its colour?"),
     ],
 )  # fmt: skip
