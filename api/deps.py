@@ -48,6 +48,7 @@ async def get_caller(
     given = request.headers.get("authorization")
     caller = await run_in_threadpool(auth.identify, state.owl.engine, state.settings, given)
     if caller.key_id is not None:
+        request.state.key_id = caller.key_id  # for the log
         await state.rates.check_key(caller.key_id)
     return caller
 

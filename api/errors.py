@@ -109,7 +109,9 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, str(error.detail), headers=error.headers)
+        # 400 is FastAPI's for a body of broken UTF-8, 413 ours for one that is too large.
+        field = "body" if error.status_code in (400, 413) else None
+        return Problem(error.status_code, str(error.detail), field, error.headers)
     return Problem(
         500,
         "the service failed; its operator finds the reason in the log under request "
@@ -126,6 +128,15 @@ def _of_validation(error: RequestValidationError) -> Problem:
         return Problem(400, f"the body is not JSON: {first.get('ctx', {}).get('error')}", "body")
     field = ".".join(inside) if inside else (place[0] if place else None)
     return Problem(422, f"{field}: {first['msg']}", field)
+
+
+def _is_no_json(request: Request, error: RequestValidationError) -> bool:
+    """Whether there is a body, and it was not even read because of its type."""
+    first = error.errors()[0]
+    if tuple(first["loc"]) != ("body",) or first["type"] == "missing":
+        return False
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind != "application/json" and not kind.endswith("+json")
 
 
 def document(problem: Problem, request_id: str = "") -> dict[str, Any]:
@@ -170,6 +181,8 @@ def install(app: FastAPI) -> None:
     """Every error of the tree, of validation and of routing leaves as a problem document."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, RequestValidationError) and _is_no_json(request, error):
+            error = Problem(415, "send JSON, as application/json", "Content-Type")
         return respond(error, getattr(request.state, "request_id", ""))
 
     for kind in (RagOwlError, RequestValidationError, HTTPException, Problem):
