@@ -51,6 +51,7 @@ def examine(owl: RagOwl, deep: bool = False) -> Iterator[Finding]:
     yield from _segments(owl, deep)
     if deep:
         yield from _blobs(owl)
+        yield _try("orphans", lambda: f"{owl.remove_orphans()} files that nothing needs removed")
 
 
 def _try(what: str, look: Callable[[], str]) -> Finding:

@@ -106,11 +106,14 @@ def remove_retired(engine: Engine, folder: Path) -> None:
             segments.forget(session, ids)
 
 
-def remove_orphans(engine: Engine, folder: Path) -> None:
-    """Delete what a killed process left behind; the caller holds the data folder's lock."""
+def remove_orphans(engine: Engine, folder: Path) -> int:
+    """Delete what killed processes left behind; how many. The caller holds the folder's lock."""
+    removed = 0
     with db.reading(engine) as session:
         known = segments.known(session)
     if folder.is_dir():
         for each in folder.iterdir():
             if each.name not in known:
                 shutil.rmtree(each, ignore_errors=True)
+                removed += 1
+    return removed

@@ -189,7 +189,7 @@ class Ingest:
                 if documents <= -source.next_row:
                     skipped.clear()
                     continue
-            if isinstance(each, Loaded) and not self._add(each, source):
+            if isinstance(each, Loaded) and not self._add(each, source, second=documents > 1):
                 return False
             count(len(skipped) + isinstance(each, Loaded))
             self._batch.next_rows[source.position] = -documents if row is None else row + 1
@@ -202,11 +202,17 @@ class Ingest:
         self._batch.reading = None
         return not self._is_full() or self._flush()
 
-    def _add(self, loaded: Loaded, source: JobInput) -> bool:
-        """One document into the batch, over as many batches as it takes; False to stop."""
+    def _add(self, loaded: Loaded, source: JobInput, second: bool) -> bool:
+        """One document into the batch, over as many batches as it takes; False to stop.
+
+        second: of a picture and a text that are no pair, the text.
+        """
+        origin = source.origin or source.path
+        if second:
+            origin = uploads.origin_of(self._claim.parameters, loaded.name) or f"{origin}#2"
         suffix = "" if loaded.row is None else loaded.name.removeprefix(source.name)
         document = NewDocument(
-            origin=(source.origin or source.path) + suffix,
+            origin=origin + suffix,
             name=loaded.name,
             title=loaded.title,
             sha256=loaded.sha256,

@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +32,8 @@ class FolderBlobs:
         if isinstance(data, bytes):
             key = hashlib.sha256(data).hexdigest()
             if self.exists(key):
+                with suppress(OSError):  # it is as new: no orphan yet
+                    os.utime(self._target(key))
                 return key
         try:
             self._arriving.mkdir(parents=True, exist_ok=True)
@@ -87,6 +90,24 @@ class FolderBlobs:
         for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
             for file in sorted(folder.iterdir()):
                 yield folder.name + file.name
+
+    def remove_unused(self, used: Set[bytes], before: float) -> int:
+        """Delete what was stored before that time and is not in `used`, and what never arrived.
+
+        used: sha256 digests. Returns how many files that were.
+        """
+        removed = 0
+        for folder in self.folder.glob("*"):
+            hexadecimal = len(folder.name) == 2 and folder != self._arriving
+            for file in folder.iterdir() if folder.is_dir() else ():
+                key = folder.name + file.name
+                if hexadecimal and (not _KEY.fullmatch(key) or bytes.fromhex(key) in used):
+                    continue
+                with suppress(OSError):  # another may be at it
+                    if file.stat().st_mtime < before:
+                        file.unlink()
+                        removed += 1
+        return removed
 
     def _target(self, key: str) -> Path:
         if not _KEY.fullmatch(key):  # keys reach us over HTTP; never let one become a path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import reprlib
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,12 +31,14 @@ from rag_owl.models import Models
 from rag_owl.ports import Answerer
 from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
-from rag_owl.store import answers, collections, documents, items, names
+from rag_owl.store import answers, blob_uses, collections, documents, items, names
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn
 from rag_owl.visibility import limited
+
+_ORPHAN_SECONDS = 3_600.0
 
 PictureInput: TypeAlias = str | os.PathLike[str] | bytes
 """A picture or video of a question: a file's path, or its encoded bytes."""
@@ -444,6 +447,19 @@ class RagOwl:
             self.models.embedders_of,
             key,
         )
+
+    def remove_orphans(self) -> int:
+        """Delete files that nothing refers to, as killed processes leave them; how many.
+
+        Blobs of the last hour stay: a question that is being answered may need them. Raises
+        `DataFolderBusy` while a job runs.
+        """
+        with job_runner.exclusively(self.folder, seconds=10):
+            removed = remove_orphans(self.engine, self.segments_folder)
+            removed += sweep(self.folder / "decoding") + uploads.sweep(self.engine, self.folder)
+            with db.reading(self.engine) as session:
+                used = blob_uses.used(session)
+            return removed + self.blobs.remove_unused(used, time.time() - _ORPHAN_SECONDS)
 
     def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         remove_orphans(self.engine, self.segments_folder)

@@ -9,6 +9,7 @@ from typing import Any
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.loaders.apart_pool import Decoder, DecoderLost, Pool
 from rag_owl.indexer.loaders.dispatch import HAVE_ROWS
+from rag_owl.indexer.loaders.dispatch import ARCHIVES, ROWS
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.loaders.values import Input, Loaded, Picture, Section, SkippedRow
 from rag_owl.media import DEFAULT_LIMITS, Limits, sniff
@@ -186,6 +187,8 @@ def _said(kind: str, given: list[Any]) -> str:
 
 
 def _has_rows(source: Input, limits: Limits) -> bool:
+    if source.companion is not None:
+        return False
     try:
         media_type = sniff(WatchedFile.of(source.path, limits).head(), source.name)
     except UnreadableMedia:

@@ -248,8 +248,9 @@ def _own_folder(scratch: Path | None) -> Path:
         ) from error
 
 
-def sweep(scratch: Path) -> None:
-    """Remove what the decoders of killed processes have left in `scratch`."""
+def sweep(scratch: Path) -> int:
+    """Remove what the decoders of killed processes have left in `scratch`; how many they were."""
+    removed = 0
     for folder in scratch.glob(f"{_PREFIX}*"):
         try:
             owner = int(folder.name.removeprefix(_PREFIX).partition("-")[0])
@@ -258,8 +259,10 @@ def sweep(scratch: Path) -> None:
             continue
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
         except OSError:  # it lives, as somebody else's
             continue
+    return removed
 
 
 def _reason(status: int | None, error: Exception, seconds: float) -> str:
@@ -273,4 +276,7 @@ def _reason(status: int | None, error: Exception, seconds: float) -> str:
     if -status == signal.SIGKILL:
         return "its decoder was killed, as the system does when memory ends: make it smaller"
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return f"its decoder crashed ({how}): the file is damaged; save it again"
+    return (
+        f"its decoder crashed ({how}): it is damaged, or takes more memory than decode_memory "
+        "allows; save it again"
+    )

@@ -40,10 +40,10 @@ class Channel:
         buffers: list[pickle.PickleBuffer] = []
         written = io.BytesIO()
         _Pickler(written, protocol=5, buffer_callback=buffers.append).dump(message)
-        parts = [written.getbuffer(), *(buffer.raw() for buffer in buffers)]
+        parts: list[memoryview] = [written.getbuffer(), *(each.raw() for each in buffers)]
         head = struct.pack(f"<I{len(parts)}Q", len(parts), *(part.nbytes for part in parts))
         try:
-            for part in (head, *parts):
+            for part in (memoryview(head), *parts):
                 self._end.settimeout(_left(deadline))
                 self._end.sendall(part)
         except TimeoutError:

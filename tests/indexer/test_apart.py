@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ def flat(values: Iterator[Loaded | Skipped]) -> list[Any]:
 
 
 def decoders() -> list[psutil.Process]:
-    mine = psutil.Process().children()
-    return [each for each in mine if "apart_child" in " ".join(each.cmdline())]
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            if "apart_child" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def when_busy(do: Callable[[psutil.Process], None], seconds: float = 0.15) -> threading.Thread:
@@ -210,6 +215,16 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> str:
     """A picture that takes longer than `impatient` bears."""
     monkeypatch.setattr("rag_owl.indexer.loaders.apart_pool._PATIENCE", 0.05)
     return "data:image/webp;base64," + base64.b64encode(slow_webp()).decode()
+
+
+def test_a_page_that_takes_all_memory_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "endless.pdf").write_bytes(endless_pdf())
+    pool = impatient(tmp_path, seconds=60, memory=300 * 2**20)
+    document = next(read_apart(Input("endless.pdf", tmp_path / "endless.pdf"), pool=pool))
+    assert isinstance(document, Loaded)
+    with pytest.raises(UnreadableMedia, match=r"crashed \(SIG.*memory"):
+        list(document.sections())
+    pool.close()
 
 
 def test_of_rows_only_the_one_that_ends_its_decoder_is_lost(tmp_path: Path, slow: str) -> None:
