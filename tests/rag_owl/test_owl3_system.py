@@ -20,6 +20,7 @@ from rag_owl.api.cli import app
 from rag_owl.errors import InvalidSettings, ModelError
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
+from rag_owl.types import VideoLocation
 from tests.films import write_film
 
 torch.set_num_threads(1)  # tiny models lose more to threads than they gain
@@ -188,3 +189,28 @@ def test_the_budget_of_what_is_remembered_holds(
         assert 4 <= len(kept) < 10
         assert sum(path.stat().st_size for path in kept) <= 30_000
         assert owl.ask("shapes", QUESTION, k=30).notes == ()
+
+
+def test_a_retrieved_stretch_is_shown_frame_by_frame(owl: RagOwl, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mp4", 12, cues=[(2.0, 4.0, "An owl flies.")])
+    job = owl.ingest("films", [film])
+    assert not job.skipped
+    seen = owl.models.answerer().model  # type: ignore[attr-defined]
+    remembered = seen.pictures_seen
+    hits = owl.search("films", "owl flies")
+    assert hits[0].item.kind == "video"
+    assert hits[0].item.video is not None
+    assert owl.blobs.get(hits[0].item.video) == film.read_bytes()
+    answer = owl.ask("films", "When does the owl fly?", k=1)
+    assert seen.pictures_seen > remembered  # its frames
+    assert answer.notes == ()
+    after = seen.pictures_seen
+    assert owl.ask("films", "When does the owl fly?", k=1).text == answer.text
+    assert seen.pictures_seen == after  # which are remembered
+    place = hits[0].item.location
+    assert isinstance(place, VideoLocation)
+    for citation in answer.citations:
+        assert isinstance(citation.location, VideoLocation)
+        assert place.start_seconds <= citation.location.start_seconds
+        assert citation.location.start_seconds < citation.location.end_seconds
+        assert citation.location.end_seconds <= place.end_seconds
