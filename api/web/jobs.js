@@ -102,7 +102,8 @@ export class JobCard {
   /** The skipped files, page by page. */
   async list(cursor = null) {
     if (!cursor && this.skipped.querySelector("ul")) return;
-    const list = this.skipped.querySelector("ul") ?? h("ul", { class: "skipped-files", tabindex: 0 });
+    const list =
+      this.skipped.querySelector("ul") ?? h("ul", { class: "skipped-files", tabindex: 0 });
     this.skipped.append(list);
     try {
       const { data, next_cursor: next } = await get(`${jobPath(this.job.id)}/skipped`, {

@@ -136,12 +136,15 @@ export class Turn {
     const loose = places.filter((place) => place.at === null && !place.shared);
     const shown = [];
     let offset = 0;
-    for (const { text: piece, spans: over } of segments(text, spans)) {
+    for (let { text: piece, spans: over } of segments(text, spans)) {
       offset += piece.length;
       const marker = over.find((span) => span.marker)?.marker;
       if (marker) shown.push(this.marker(marker));
       else {
         const cited = over.filter((span) => span.place);
+        // A marker stands on the line of its statement.
+        if (spans.some((span) => span.marker && span.start === offset))
+          piece = piece.replace(/ $/, "\u00a0");
         const inner = over.some((span) => span.short) ? h("strong", {}, piece) : piece;
         if (cited.length) shown.push(h("span", { class: `cited ${best(cited)}` }, inner));
         else
@@ -239,7 +242,7 @@ export class Turn {
       rate(-1, "down", "Bad answer"),
       h(
         "button",
-        { type: "button", class: "plain small", onclick: () => this.copy() },
+        { type: "button", class: "plain small copy", onclick: () => this.copy() },
         icon("copy"),
         "Copy",
       ),

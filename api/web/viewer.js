@@ -23,14 +23,17 @@ export function where(location) {
 export function view(answer, collection, item, cited, chosen, later) {
   const first = cited.find((one) => one.index === chosen) ?? cited[0];
   const location = first?.citation.location ?? item.location;
+  const text = item.text ? [passage(item, cited, chosen)] : [];
   const parts = [];
   if (item.kind === "video" || location.type === "video")
-    parts.push(video(collection, item, location, later));
+    parts.push(video(collection, item, location, later), ...text);
   else if (item.kind === "page" || location.type === "page")
-    parts.push(page(collection, item, cited, chosen, later));
-  else if (item.picture || item.kind === "picture")
-    parts.push(picture(answer, collection, item, first, later));
-  if (item.text) parts.push(passage(item, cited, chosen));
+    parts.push(page(collection, item, cited, chosen, later), ...text);
+  else if (item.picture || item.kind === "picture") {
+    const shown = picture(answer, collection, item, first, later);
+    // First what is pointed at.
+    parts.push(...(location.type === "text" ? [...text, shown] : [shown, ...text]));
+  } else parts.push(...text);
   parts.push(about(collection, item));
   return parts;
 }

@@ -252,3 +252,22 @@ def test_files_that_are_no_pictures_are_offered_to_the_collection(page: Page) ->
     expect(page.locator(".notice .job-state")).to_have_text("done")
     ask(page, "What is the heron of Millpond called?")
     expect(page.locator(".answer-text")).to_contain_text("Gustav")
+
+
+def test_a_heatmap_is_switched_on_and_off(page: Page, files: Path) -> None:
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Answered by").select_option("owl-nano")
+    page.locator("#attach-input").set_input_files(files / "japan.png")
+    ask(page, "What is the capital of this country?")
+    expect(page.locator(".meta")).to_contain_text("owl-nano")
+    page.locator(".marker").first.click()
+    switch = page.get_by_role("switch", name="Heatmap: where the model looked")
+    heat = page.locator(".frame .heat")
+    expect(heat).to_be_hidden()
+    switch.click()
+    expect(heat).to_be_visible()
+    page.wait_for_function("() => document.querySelector('.heat').naturalWidth > 0")
+    over, under = heat.bounding_box(), page.locator(".frame img").first.bounding_box()
+    assert over == under
+    switch.click()
+    expect(heat).to_be_hidden()
