@@ -9,7 +9,6 @@ from typing import Any
 from rag_owl.errors import UnreadableMedia
 from rag_owl.indexer.loaders.apart_pool import Decoder, DecoderLost, Pool
 from rag_owl.indexer.loaders.dispatch import HAVE_ROWS
-from rag_owl.indexer.loaders.dispatch import ARCHIVES, ROWS
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.loaders.values import Input, Loaded, Picture, Section, SkippedRow
 from rag_owl.media import DEFAULT_LIMITS, Limits, sniff

@@ -40,7 +40,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     pool.close()
 
 
-def impatient(tmp_path: Path, seconds: float = 1.0, memory: int = 2**30) -> Pool:
+def impatient(tmp_path: Path, seconds: float = 1.0, memory: int = 2**31) -> Pool:
     return Pool(Allowance(seconds, memory), tmp_path / "decoding")
 
 
@@ -70,17 +70,15 @@ def decoders() -> list[psutil.Process]:
     return found
 
 
-def when_busy(do: Callable[[psutil.Process], None], seconds: float = 0.15) -> threading.Thread:
-    """Do it to a decoder that has worked for so long without a pause."""
+def when_busy(do: Callable[[psutil.Process], None]) -> threading.Thread:
+    """Do it to a decoder that has worked for longer than a sound page would take."""
 
     def watch() -> None:
         until = time.monotonic() + 30
         while time.monotonic() < until:
             for process in decoders():
                 try:
-                    before = process.cpu_times().user
-                    time.sleep(seconds)
-                    if process.cpu_times().user - before > seconds / 3:
+                    if process.cpu_times().user > 0.6:
                         do(process)
                         return
                 except psutil.NoSuchProcess:
@@ -232,7 +230,7 @@ def test_of_rows_only_the_one_that_ends_its_decoder_is_lost(tmp_path: Path, slow
     rows[3] = {"image": slow}
     (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = Input("f.jsonl", tmp_path / "f.jsonl")
-    pool = impatient(tmp_path, seconds=0.7)
+    pool = impatient(tmp_path, seconds=0.5)
     found = list(read_apart(source, pool=pool))
     assert [value.name for value in found] == [
         *(f"f.jsonl#{at}" for at in (1, 2, 3)), "f.jsonl row 4", "f.jsonl#5", "f.jsonl#6",
@@ -251,7 +249,7 @@ def test_many_lost_decoders_end_a_file(
     monkeypatch.setattr("rag_owl.indexer.loaders.apart._MOST_LOST", 4)
     row = json.dumps({"image": slow})
     (tmp_path / "f.jsonl").write_text("\n".join([json.dumps({"text": "one"}), row, row, row]))
-    pool = impatient(tmp_path, seconds=0.7)
+    pool = impatient(tmp_path, seconds=0.5)
     found = list(read_apart(Input("f.jsonl", tmp_path / "f.jsonl"), pool=pool))
     assert [value.name for value in found][:3] == ["f.jsonl#1", "f.jsonl row 2", "f.jsonl row 3"]
     assert "decoders were lost" in str(found[-1])
