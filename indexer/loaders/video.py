@@ -1,7 +1,7 @@
 """Films: stretches with their seconds, each with a picture and the subtitles that are read in it.
 
 A stretch ends where the scene changes, and after `LONGEST` seconds. The film is decoded once, as a
-stream: what is held is the looks of one stretch.
+stream: what is held is the looks of one stretch and the pictures of a few.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_owl.errors import UnreadableMedia
+from rag_owl.indexer.loaders.ahead import ahead
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.loaders.plain import hash_and_encoding, text_blocks
 from rag_owl.indexer.loaders.values import PICTURE_SIDE, Loaded, Picture, Section, stem_title
@@ -30,6 +32,7 @@ from rag_owl.video import Frame, Video, open_video
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_AHEAD = 32  # stretches that are decoded while others are embedded, about 1 MB each
 LONGEST = 10.0  # seconds of a stretch
 _JPEG = {"quality": 85}
 _THUMBNAIL = (32, 18)
@@ -152,42 +155,43 @@ def _written(sentences: Sequence[Sentence]) -> tuple[str, tuple[TextTime, ...]]:
 # --- stretches ------------------------------------------------------------------------------------
 
 
-Looks = list[Frame]  # of one stretch, from its start on
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    begin: float  # seconds
+    end: float | None  # where the next begins; None: it is the last
+    picture: Picture
 
 
 def _sections(
     video: Video, file: WatchedFile, sentences: list[Sentence], limits: Limits
 ) -> Iterator[Section]:
-    with file.open():  # notices when it changes meanwhile
+    stretches = ahead(_stretches(video, limits.video_every), _AHEAD)
+    with file.open(), closing(stretches):  # the file: to notice when it changes meanwhile
         waiting = sorted(sentences, key=lambda sentence: -sentence.middle)
         start = 0  # of the next section's text
-        for looks, end in _stretches(video, limits.video_every):
+        for stretch in stretches:
+            begin, end = stretch.begin, stretch.end
             said = []
             while waiting and (end is None or waiting[-1].middle < end):
                 said.append(waiting.pop())
             text, times = _written(said)
-            until = max(video.seconds, looks[-1].seconds) if end is None else end
+            until = max(video.seconds, begin) if end is None else end
             yield Section(
-                text,
-                start,
-                seconds=(looks[0].seconds, until),
-                text_times=times,
-                picture=_picture(looks),
+                text, start, seconds=(begin, until), text_times=times, picture=stretch.picture
             )
             start += len(text) + 1 if text else 0
 
 
-def _picture(looks: Looks) -> Picture:
-    """From the middle: at the ends it may fade."""
+def _stretch(looks: list[Frame], end: float | None) -> _Stretch:
+    """Its picture is from its middle: at the ends it may fade."""
     image = looks[len(looks) // 2].image
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", **_JPEG)
-    return Picture(encoded.getvalue(), image, "image/jpeg")
+    return _Stretch(looks[0].seconds, end, Picture(encoded.getvalue(), image, "image/jpeg"))
 
 
-def _stretches(video: Video, every: float) -> Iterator[tuple[Looks, float | None]]:
-    """Each with the second at which the next begins; None: it is the last."""
-    looks: Looks = []
+def _stretches(video: Video, every: float) -> Iterator[_Stretch]:
+    looks: list[Frame] = []
     before: NDArray[np.float32] | None = None
     changes: deque[float] = deque(maxlen=_MEMORY)
     for look in video.frames(every, max_side=PICTURE_SIDE):
@@ -198,15 +202,15 @@ def _stretches(video: Video, every: float) -> Iterator[tuple[Looks, float | None
         changes.append(change)
         other_scene = change > max(_CHANGE, _UNREST * usual)
         if looks and (other_scene or look.seconds - looks[0].seconds >= LONGEST):
-            yield looks, look.seconds
+            yield _stretch(looks, look.seconds)
             looks = []
         looks.append(look)
     if looks:
-        yield looks, None
+        yield _stretch(looks, None)
 
 
 def _thumbnail(image: Image) -> NDArray[np.float32]:
     from PIL import Image as pillow  # noqa: N813
 
-    small = image.resize(_THUMBNAIL, pillow.Resampling.BOX)
+    small = image.resize(_THUMBNAIL, pillow.Resampling.BOX, reducing_gap=1.0)
     return np.asarray(small, dtype=np.float32)
