@@ -169,6 +169,8 @@ def _described(
     stream = container.streams.video[0]
     if stream.disposition & stream.disposition.attached_pic:
         raise UnreadableMedia("it is sound with a picture on its cover: give a video")
+    if stream.codec_context is None:  # of a damaged header: no decoder goes by its codec's name
+        raise UnreadableMedia("the video is damaged and cannot be decoded: save it again")
     check_pixels(stream.width, stream.height, limits)
     start = max(0.0, (container.start_time or 0) / 1_000_000)
     seconds = _seconds(container, stream)
