@@ -45,10 +45,8 @@ def pdf(pages: list[str], images: list[bytes]) -> bytes:
         for start in range(0, len(text), 80):
             line = raw.FPDFPageObj_CreateTextObj(document, font, 12.0)
             encoded = (text[start : start + 80] + "\0").encode("utf-16-le")
-            raw.FPDFText_SetText(
-                line,
-                raw.cast(encoded, raw.FPDF_WIDESTRING) if hasattr(raw, "cast") else _wide(encoded),
-            )
+            buffer = ctypes.create_string_buffer(encoded, len(encoded))
+            raw.FPDFText_SetText(line, ctypes.cast(buffer, ctypes.POINTER(ctypes.c_ushort)))
             raw.FPDFPageObj_Transform(line, 1, 0, 0, 1, 40, height)
             raw.FPDFPage_InsertObject(page, line)
             height -= 15
@@ -105,9 +103,7 @@ def mixed(folder: Path, count: int, chance: random.Random, prefix: str) -> dict[
         return new
 
     for at in range(count):
-        kind = ("txt", "md", "html", "jsonl", "csv", "pdf", "pair", "zip", *PICTURES, "mp4")[
-            at % 15
-        ]
+        kind = _KINDS[at % len(_KINDS)]
         name = f"{at:05}.{kind}"
         if kind in PICTURES:
             (folder / name).write_bytes(picture(kind, chance))
