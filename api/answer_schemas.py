@@ -144,7 +144,16 @@ class Answerer(BaseModel):
 
 
 def plain_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """For a body that FastAPI does not read itself: without references."""
+    """For a body that FastAPI does not read itself: whole, without references."""
     schema = model.model_json_schema()
-    assert "$defs" not in schema
-    return schema
+    parts = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return whole(parts[value["$ref"].rpartition("/")[2]])
+            return {name: whole(each) for name, each in value.items()}
+        return [whole(each) for each in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = whole(schema)
+    return found

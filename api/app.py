@@ -18,6 +18,7 @@ from rag_owl.api.metrics import Metrics
 from rag_owl.api.middleware import Guard, split_list
 from rag_owl.api.routes import (
     answers,
+    chat,
     collections,
     documents,
     health,
@@ -98,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     app.include_router(answers.router)
     app.include_router(answers.answerers)
+    app.include_router(chat.router)
     _describe(app)
     origins = split_list(settings.cors_origins)
     if origins:

@@ -235,7 +235,8 @@ def _names(said: str) -> list[str]:
     found = []
     for match in _NAME.finditer(said):
         name = match[0].strip(" .'’-")
-        if match.start() > 0 and name.lower() not in ("i", "the"):
+        after_the = match.start() > 0 or name.startswith("The ")
+        if after_the and name.lower() not in ("i", "the"):
             found.append(_small_the(name.removesuffix("'s").removesuffix("’s")))
     return found
 

@@ -114,7 +114,7 @@ async def ask(request: Request, owl: Owl, state: The, who: Who) -> Response:
             exclude_items=wanted.exclude_items,
             max_tokens=wanted.max_tokens,
             seed=wanted.seed,
-            on_sources=_keeping(shown, on_sources),
+            on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
         )
 
@@ -194,7 +194,7 @@ async def replay_answer(
             exclude_items=wanted.exclude_items,
             model=model,
             on_text=on_text,
-            on_sources=_keeping(shown, on_sources),
+            on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
         )
 
@@ -320,7 +320,7 @@ def validation(error: ValidationError) -> RequestValidationError:
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _keeping(shown: list[Retrieved], on_sources: OnSources) -> OnSources:
+def keeping(shown: list[Retrieved], on_sources: OnSources) -> OnSources:
     def keep(found: Sequence[Retrieved]) -> None:
         shown.extend(found)
         on_sources(found)

@@ -25,6 +25,7 @@ REPORT = turn("Who leads Nanosoft?", "Ann Lee leads it. [1]", "Annual report 202
 WHICH = turn("Of which country is Canberra the capital?", "It is Australia. [1]", "Australia")
 WRONG = turn("What is the currency of Japan?", "In Singapore it is the dollar. [4]", "Singapore")
 UNTITLED = turn("What is the capital of this country?", "Tokyo is the capital of Japan. [1]")
+OWL = turn("How much does this owl weigh?", "The Eagle Owl weighs 2700 grams. [1]")
 UNKNOWN = turn("What is shown here?", "Nothing was found.")
 
 
@@ -52,6 +53,7 @@ UNKNOWN = turn("What is shown here?", "Nothing was found.")
         (WRONG, "And its capital?", "What is the capital of Japan?"),
         (JAPAN, "And of this one?", "What is the capital of Japan? And of this one?"),
         (UNTITLED, "And its currency?", "What is the currency of Japan?"),
+        (OWL, "Where does it nest?", "Where does the Eagle Owl nest?"),
         (UNKNOWN, "And its colour?", "What is shown here? And its colour?"),
     ],
 )  # fmt: skip
