@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -107,10 +107,14 @@ class Owl3Tokenizer:
         return decoded
 
 
+class Decoder(Protocol):
+    def decode(self, ids: list[int]) -> str: ...
+
+
 class TextStream:
     """Ids one by one -> text as it becomes certain: no half character is ever given out."""
 
-    def __init__(self, tokenizer: Owl3Tokenizer) -> None:
+    def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._ends: list[int] = []

@@ -16,9 +16,9 @@ from PIL import Image
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.evidence import verify
+from rag_owl.model.evidence_prompt import Sights, lay_out
 from rag_owl.model.owl3.answerer import Owl3Answerer
 from rag_owl.model.owl3.engine import Engine
-from rag_owl.model.owl3.evidence_prompt import Sights, lay_out
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.model import Owl3
 from rag_owl.model.owl3.processor import Owl3Processor

@@ -9,10 +9,10 @@ import torch
 
 from rag_owl.blobs import FolderBlobs
 from rag_owl.media import Limits
+from rag_owl.model.evidence_prompt import Stretch, View
+from rag_owl.model.looking import Looker
 from rag_owl.model.owl3.engine import Engine
-from rag_owl.model.owl3.evidence_prompt import Stretch, View
 from rag_owl.model.owl3.features import FeatureStore
-from rag_owl.model.owl3.looking import Looker
 from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer

@@ -11,8 +11,8 @@ import torch
 
 from rag_owl.evidence import verify
 from rag_owl.model.attribution import AttentionRecord
-from rag_owl.model.owl3.drawn import Drawn
-from rag_owl.model.owl3.evidence_prompt import Sights, Stretch, View, lay_out
+from rag_owl.model.drawn import Drawn
+from rag_owl.model.evidence_prompt import Sights, Stretch, View, lay_out
 from rag_owl.model.owl3.processor import Owl3Processor
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer

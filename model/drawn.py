@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from rag_owl.model.attribution import AttentionRecord, region
-from rag_owl.model.owl3.evidence_prompt import EvidencePrompt, Stretch
+from torch import Tensor
+
+from rag_owl.model.attribution import region
+from rag_owl.model.evidence_prompt import EvidencePrompt, Stretch
 from rag_owl.model.prompting import Prompt
 from rag_owl.types import Attribution, Box, Moment
 
@@ -15,15 +18,30 @@ LEAST_SHARE = 0.3
 PEAK_SHARE = 0.5  # of the frame that drew most: its neighbours that reach it belong to the moment
 
 
+class Record(Protocol):
+    """Where a model looked: means over some of the answer's tokens."""
+
+    def picture_mass(self, tokens: range, pictures: int) -> Tensor:
+        """Mass on each picture -> (N,)."""
+        ...
+
+    def patch_mass(self, tokens: range, pictures: int) -> Tensor:
+        """Mass on each patch of each picture, patches row by row in a square -> (N, P); P is 0
+        where a picture's parts have no place in it."""
+        ...
+
+    def text_mass(self, tokens: range, spans: Sequence[tuple[int, int]]) -> list[float]:
+        """Mass on each span of positions."""
+        ...
+
+
 class Drawn:
     """What attention some tokens of the answer paid to each source and to the user's video."""
 
-    def __init__(
-        self, record: AttentionRecord, tokens: range, laid: EvidencePrompt, prompt: Prompt
-    ) -> None:
+    def __init__(self, record: Record, tokens: range, laid: EvidencePrompt, prompt: Prompt) -> None:
         self.laid = laid
         self.patches = record.patch_mass(tokens, len(laid.views))  # (N, P)
-        self.views: list[float] = self.patches.sum(dim=-1).tolist()
+        self.views: list[float] = record.picture_mass(tokens, len(laid.views)).tolist()
         spans = [prompt.spans[ground.part] for ground in laid.grounds]
         self.text = record.text_mass(tokens, spans)
         mass = [self._of(laid.views_of.get(source, ())) for source in range(laid.shown)]

@@ -5,25 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rag_owl.errors import CorruptData, NotFound, UnreadableMedia
 from rag_owl.media import DEFAULT_LIMITS, Limits, decode_picture
-from rag_owl.model.owl3.evidence_prompt import View
+from rag_owl.model.evidence_prompt import View
 from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
-from rag_owl.model.owl3.memory import VisualMemory
-from rag_owl.model.owl3.model import Owl3
-from rag_owl.model.owl3.processor import Owl3Processor
+from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory
 from rag_owl.ports import BlobStore
 from rag_owl.video import open_video
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Call: TypeAlias = Callable[[Callable[[], Any]], Any]
 """Runs something where the model may be used."""
 
 UNREADABLE = (UnreadableMedia, NotFound, CorruptData, OSError)
+
+
+class Seer(Protocol):
+    """A model as far as it looks at pictures."""
+
+    @property
+    def memory_identity(self) -> MemoryIdentity: ...
+
+    def remember(self, pixel_values: Tensor, ids: Sequence[str] | None = None) -> VisualMemory: ...
+
+
+class Preprocessor(Protocol):
+    image_size: int
+
+    def pixels(self, pictures: Sequence[Image]) -> Tensor:
+        """-> (N, 3, S, S)."""
+        ...
 
 
 class Looker:
@@ -32,8 +50,8 @@ class Looker:
 
     def __init__(
         self,
-        model: Owl3,
-        processor: Owl3Processor,
+        model: Seer,
+        processor: Preprocessor,
         blobs: BlobStore,
         features: FeatureStore | None = None,
         *,
@@ -81,6 +99,10 @@ class Looker:
         if waiting:
             seen |= self._encoded(waiting, store)
         return seen, failed
+
+    @property
+    def identity(self) -> MemoryIdentity:
+        return self._model.memory_identity
 
     def seconds(self, film: str) -> float:
         """How long a film of the store lasts. Raises UnreadableMedia, NotFound."""
