@@ -114,13 +114,16 @@ def ingest(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the job's id and return.")
     ] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Read also what links lead to outside.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add files and folders to a collection, made where it does not exist."""
     from rag_owl.api import show, wire
 
     with _open(data) as owl:
-        job = owl.ingest(collection, list(paths), wait=False)
+        job = owl.ingest(collection, list(paths), wait=False, follow_links=follow_links)
         if as_json and not no_wait:
             job = owl.wait_for_job(job.id)
         elif not no_wait:

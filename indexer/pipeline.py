@@ -122,7 +122,8 @@ class Ingest:
             skipped.clear()
 
         given = [paths.load(path) for path in self._claim.parameters["paths"]]
-        for each in scan(given, leave_out=self._shop.leave_out):
+        follow = self._claim.parameters.get("follow_links", False)
+        for each in scan(given, follow_links=follow, leave_out=self._shop.leave_out):
             if isinstance(each, Skipped):
                 skipped.append(each)
             else:

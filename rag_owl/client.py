@@ -163,12 +163,14 @@ class RagOwl:
         paths: Sequence[str | os.PathLike[str]],
         wait: bool = True,
         on_progress: Callable[[Job], None] | None = None,
+        follow_links: bool = False,
     ) -> Job:
         """Add files and folders to a collection, made where it does not exist.
 
         Asked again while the same job is unfinished, this joins it. What cannot be read is in
-        `job.skipped`; the rest goes on. Raises `InvalidInput` for a bad name or no path at all,
-        `DataFolderError` when nothing can be written.
+        `job.skipped`; the rest goes on. follow_links: also read what symbolic links in the folders
+        lead to outside of them, and linked folders. Raises `InvalidInput` for a bad name or no
+        path at all, `DataFolderError` when nothing can be written.
         """
         if not isinstance(collection, str):
             raise InvalidInput(f"a collection's name is a text, not a {type(collection).__name__}")
@@ -179,7 +181,8 @@ class RagOwl:
             raise InvalidInput("give a list of at least one file or folder to ingest")
         with db.writing(self.engine) as session:
             target = collections.get_or_create(session, collection)
-            job_id, _ = job_rows.create(session, target.key, "ingest", {"paths": absolute})
+            parameters = {"paths": absolute} | ({"follow_links": True} if follow_links else {})
+            job_id, _ = job_rows.create(session, target.key, "ingest", parameters)
         self._runner.wake()
         if wait:
             return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
@@ -484,7 +487,8 @@ class RagOwl:
 def _absolute(path: str | os.PathLike[str]) -> Path:
     try:
         absolute = os.path.abspath(os.fspath(path))
-        well = "\0" not in absolute and bool(os.fsencode(absolute))
+        # In what was given: on the way to an absolute path "a\0/.." is gone.
+        well = "\0" not in os.fspath(path) and bool(os.fsencode(absolute))
     except (TypeError, ValueError):  # no path, bytes, or characters that no file name can have
         well = False
     if not well:

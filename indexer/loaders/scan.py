@@ -208,7 +208,7 @@ class _Walk:
             return None
         target = Path(os.path.realpath(entry.path))
         if not target.is_relative_to(os.path.realpath(self.root)):
-            return "it is a link out of the folder: give its target, or have links followed"
+            return "it is a link out of the folder: give its target, or ask to follow links"
         if target.is_dir():
             return "it is a link to a folder that is read at its own place"
         return None
