@@ -104,14 +104,15 @@ def mixed(folder: Path, count: int, chance: random.Random, prefix: str) -> dict[
 
     for at in range(count):
         kind = _KINDS[at % len(_KINDS)]
-        name = f"{at:05}.{kind}"
+        stem = f"{prefix}-{at:05}"
+        name = f"{stem}.{kind}"
         if kind in PICTURES:
             (folder / name).write_bytes(picture(kind, chance))
         elif kind == "mp4":
             (folder / name).write_bytes(film(chance, 2))
         elif kind == "pair":
-            (folder / f"{at:05}.png").write_bytes(picture("png", chance))
-            (folder / f"{at:05}.txt").write_text(text(word(f"{at:05}.png"), chance))
+            (folder / f"{stem}.png").write_bytes(picture("png", chance))
+            (folder / f"{stem}.txt").write_text(text(word(f"{stem}.png"), chance))
         elif kind == "jsonl":
             rows = [{"text": text(word(f"{name}#{n}"), chance, 1)} for n in range(1, 41)]
             (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
