@@ -164,13 +164,13 @@ def _described(
 ) -> Video:
     import av
 
-    if not container.streams.video or not container.streams.video[0].width:
+    if not container.streams.video:
         raise UnreadableMedia("it holds no moving picture (sound is not read): give a video")
     stream = container.streams.video[0]
+    if stream.codec_context is None or not stream.width:
+        raise UnreadableMedia("its codec is not known here, or it is damaged: save it as H.264")
     if stream.disposition & stream.disposition.attached_pic:
         raise UnreadableMedia("it is sound with a picture on its cover: give a video")
-    if stream.codec_context is None:  # of a damaged header: no decoder goes by its codec's name
-        raise UnreadableMedia("the video is damaged and cannot be decoded: save it again")
     check_pixels(stream.width, stream.height, limits)
     start = max(0.0, (container.start_time or 0) / 1_000_000)
     seconds = _seconds(container, stream)
