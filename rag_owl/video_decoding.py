@@ -94,7 +94,7 @@ def by_pyav(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Seen
         if wanted.next > 5:  # nearer, reading on costs less than finding the place
             _seek(container, video.start + wanted.next)
         shown, image = None, None  # what is seen now; its picture, once it is asked for
-        for frame in _decoded(container, stream):
+        for frame in _decoded(container, stream, video):
             seconds = frame.time - video.start
             while shown is not None and wanted.next is not None and (
                 wanted.next + _ROUNDING < seconds
@@ -104,7 +104,6 @@ def by_pyav(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Seen
                 wanted.take()
             if wanted.next is None:
                 return
-            check_seconds(seconds, video.limits)
             shown, image = frame, None
         if shown is None:
             raise UnreadableMedia(DAMAGED)
@@ -124,8 +123,8 @@ def _seek(container: Any, seconds: float) -> None:
         container.seek(0)  # it has no index: everything before is decoded
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Every frame that has a time and can be decoded; damaged packets are passed over."""
+def _decoded(container: Any, stream: Any, video: Video) -> Iterator[Any]:
+    """Every frame that has a time and can be decoded; what is damaged is passed over."""
     import av
 
     damaged, last = 0, float("-inf")
@@ -149,9 +148,15 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
                 raise UnreadableMedia(DAMAGED) from error
             continue
         for frame in frames:
-            if frame.time is not None and frame.time > last:
-                damaged, last = 0, frame.time
-                yield frame
+            if frame.time is None or frame.time <= last:
+                continue
+            if frame.time - video.start > video.limits.max_video_seconds:
+                damaged += 1  # one time stamp, unless there are many
+                if damaged > _MOST_DAMAGED:
+                    check_seconds(frame.time - video.start, video.limits)
+                continue
+            damaged, last = 0, frame.time
+            yield frame
 
 
 def _upright(frame: Any, size: tuple[int, int], video: Video) -> Image:
@@ -193,7 +198,8 @@ def by_decord(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Se
         raise DecordFailed(str(error)) from error
     if not len(starts) or not np.isfinite(starts).all() or (np.diff(starts) < 0).any():
         raise DecordFailed("no usable time stamps")
-    check_seconds(float(starts[-1]), video.limits)
+    if starts[-1] > video.limits.max_video_seconds:
+        raise DecordFailed("time stamps beyond the limit")
     ends = max(video.seconds, float(starts[-1]) + _ROUNDING)
     position, shown, image = 0, -1, None  # the frame that comes next; the one that was given last
     while wanted.before(ends):

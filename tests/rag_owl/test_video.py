@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rag_owl import video_decoding
 from rag_owl.errors import UnreadableMedia
 from rag_owl.media import Limits
 from rag_owl.subtitles import Cue
@@ -191,3 +193,20 @@ def test_sizes_keep_their_proportions() -> None:
     assert fit(1920, 1080, 960) == (960, 540)
     assert fit(100, 50, None) == fit(100, 50, 400) == (100, 50)
     assert fit(10_000, 1, 100) == (100, 1)
+
+
+def test_a_film_that_is_longer_than_it_says_is_noticed(
+    tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_decoding, "_MOST_DAMAGED", 20)
+    film = write_film(tmp_path / "a.mkv", 10)
+    video = replace(open_video(film, decoder=decoder), limits=Limits(max_video_seconds=5))
+    with pytest.raises(UnreadableMedia, match="seconds long"):
+        list(video.frames(1.0))
+
+
+def test_one_damaged_time_stamp_costs_one_frame(tmp_path: Path, decoder: Decoder) -> None:
+    film = write_film(tmp_path / "a.mkv", times=[0, 1, 2, 3, 30_000])
+    frames = open_video(film, Limits(max_video_seconds=40_000), decoder)
+    video = replace(frames, limits=Limits(max_video_seconds=60))
+    assert [frame.seconds for frame in video.frames(1.0)] == pytest.approx([0, 1, 2, 3], abs=0.01)
