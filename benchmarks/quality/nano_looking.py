@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.quality.scores import normalise, roc_area
+from benchmarks.quality.scores import roc_area
 from benchmarks.quality.warps import warp
 from rag_owl.blobs import FolderBlobs
 from rag_owl.model.nano.answerer import NanoAnswerer
@@ -160,47 +160,6 @@ def two_flags(model: NanoAnswerer, shelf: Shelf, data: Path, count: int) -> dict
         score = model.likeness(*(model.look(k) for k in keys))
         (same_scores if same else other_scores).append(score)
     return {"right": float(np.mean(right)), "area": roc_area(same_scores, other_scores)}
-
-
-def picture_questions(
-    model: NanoAnswerer, embedder: PictureEmbedder, shelf: Shelf, data: Path, count: int
-) -> dict[str, float]:
-    """ "What is the capital of this country?" over the sample: warped real flag as the question,
-    the five nearest drawn flags with their texts as the items; answer and citation right."""
-    pictures, flags = real_flags(data)
-    drawn = drawn_flags()
-    by_code = {c["iso2"].lower(): i for i, c in enumerate(flags.countries)}
-    index = embedder.embed_pictures(drawn.pictures)
-    keys = [shelf.put(p) for p in drawn.pictures]
-    rng = random.Random(4)
-    known = [i for i, c in enumerate(drawn.codes) if c in by_code]
-    found, answered, both = [], [], []
-    for _ in range(count):
-        wanted = rng.choice(known)
-        photo = warp(pictures[by_code[drawn.codes[wanted]]], rng)
-        scores = index @ embedder.embed_pictures([photo])[0]
-        near = np.argsort(-scores)[:5].tolist()
-        sources = tuple(
-            Retrieved(
-                Shelf.item(drawn.names[i], drawn.texts[i], keys[i], drawn.names[i]),
-                float(scores[i]), {"picture": float(scores[i])},
-            )
-            for i in near
-        )  # fmt: skip
-        question = Question(
-            "benchmark", "What is the capital of this country?", (shelf.put(photo),)
-        )
-        draft = model.answer(Context(question, sources))
-        good = normalise(draft.short or "") == normalise(drawn.capitals[wanted])
-        cited = any(near[a.source] == wanted for a in draft.attributions)
-        found.append(wanted in near)
-        answered.append(good)
-        both.append(good and cited)
-    return {
-        "retrieved": float(np.mean(found)),
-        "answer": float(np.mean(answered)),
-        "answer_and_citation": float(np.mean(both)),
-    }
 
 
 def matching(
