@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from rag_owl.api import logs
 from rag_owl.errors import (
@@ -130,6 +131,15 @@ def _of_validation(error: RequestValidationError) -> Problem:
     return Problem(422, f"{field}: {first['msg']}", field)
 
 
+def _allowed(request: Request) -> str:
+    """All methods of this path: Starlette names those of the first route of it alone."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] != Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(methods))
+
+
 def _is_no_json(request: Request, error: RequestValidationError) -> bool:
     """Whether there is a body, and it was not even read because of its type."""
     first = error.errors()[0]
@@ -183,6 +193,8 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, RequestValidationError) and _is_no_json(request, error):
             error = Problem(415, "send JSON, as application/json", "Content-Type")
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            error = Problem(405, str(error.detail), headers={"Allow": _allowed(request)})
         return respond(error, getattr(request.state, "request_id", ""))
 
     for kind in (RagOwlError, RequestValidationError, HTTPException, Problem):

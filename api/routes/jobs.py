@@ -26,7 +26,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=problems())
 JobId = Annotated[str, Path(max_length=64, description="The job's id.")]
 
 
-@router.get("", response_model=schemas.Page[schemas.Job], dependencies=[MayAsk])
+@router.get(
+    "",
+    response_model=schemas.Page[schemas.Job],
+    responses=problems(404),
+    dependencies=[MayAsk],
+)
 def list_jobs(
     owl: Owl,
     collection: Annotated[

@@ -1,0 +1,1 @@
+"""What the HTTP service is measured and fuzzed with."""

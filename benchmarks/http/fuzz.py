@@ -1,0 +1,139 @@
+"""schemathesis against the running service, with all its checks.
+
+    python -m benchmarks.http.fuzz --examples 100
+
+Runs over the OpenAPI document with path parameters that name what exists, so that the endpoints do
+their work, then with whatever schemathesis makes up, and at last over what deletes. Exits with 1 on any finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from benchmarks.http.served import Served, machine, scratch, served
+from rag_owl import db
+from rag_owl.client import RagOwl
+from rag_owl.sample import write_sample
+from rag_owl.store import keys
+
+# A schema cannot say that base64 must be a picture, a job unfinished, a form whole; these are no
+# faults. Any 5xx is one.
+_ACCEPTED = ["2xx", "304", "400", "401", "403", "404", "405", "409", "413", "415", "416", "422"]
+_NOT = ("--exclude-operation-id",)
+_CONFIG = """
+[generation]
+max-examples = {examples}
+deterministic = {deterministic}
+allow-extra-parameters = {extra}
+
+[checks]
+positive_data_acceptance.expected-statuses = {accepted}
+negative_data_rejection.expected-statuses = {accepted}
+missing_required_header.expected-statuses = {accepted}
+"""
+
+
+def prepare(data: Path) -> str:
+    """A collection with the sample, and a key for all of it."""
+    sample = data.parent / "sample"
+    write_sample(sample)
+    some = sorted(sample.glob("j*"))
+    with RagOwl.open(data) as owl:
+        owl.ingest("flags", some)
+        with db.writing(owl.engine) as session:
+            return keys.create(session, "fuzz", keys.SCOPES)[1]
+
+
+def existing(server: Served, key: str) -> dict[str, str]:
+    """Values of path parameters that name something."""
+    headers = {"Authorization": f"Bearer {key}"}
+
+    def first(url: str) -> str:
+        found = httpx.get(server.address + url, headers=headers).raise_for_status().json()
+        return str(found["data"][0]["id"])
+
+    asked = httpx.post(
+        f"{server.address}/v1/answers",
+        headers=headers,
+        json={"collection": "flags", "question": "What is the capital of Japan?"},
+        timeout=120,
+    )
+    return {
+        "name": "flags",
+        "document_id": first("/v1/collections/flags/documents"),
+        "item_id": first("/v1/collections/flags/items"),
+        "job_id": first("/v1/jobs"),
+        "answer_id": asked.raise_for_status().json()["id"],
+        "model": "flags",
+    }
+
+
+def run(
+    server: Served, key: str, examples: int, folder: Path, names: dict[str, str], *more: str
+) -> tuple[int, int]:
+    """One run: (exit status, how many cases), having printed its output."""
+    config = folder / "schemathesis.toml"
+    text = _CONFIG.format(
+        examples=examples, deterministic="true", extra="false", accepted=json.dumps(_ACCEPTED)
+    )
+    if names:
+        text += "\n[parameters]\n" + "".join(
+            f'"path.{name}" = {json.dumps(value)}\n' for name, value in names.items()
+        )
+    config.write_text(text)
+    command = [
+        str(Path(sys.executable).with_name("st")), "--config-file", str(config), "--no-color",
+        "run", f"{server.address}/openapi.json", "--header", f"Authorization: Bearer {key}",
+        "--checks", "all", "--continue-on-failure", "--request-timeout", "60",
+        "--suppress-health-check", "all", *more,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout[-40_000:], done.stderr[-4_000:])
+    return done.returncode, cases(done.stdout)
+
+
+def cases(output: str) -> int:
+    """Of the summary: how many test cases there were."""
+    return sum(int(number) for number in re.findall(r"(\d+) generated", output))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=100, help="for each operation and phase")
+    given = parser.parse_args()
+    print(machine())
+    with scratch() as folder:
+        data = folder / "data"
+        key = prepare(data)
+        settings = {
+            "require_key": "true",
+            "key_rate": "1000000/minute",
+            "address_rate": "1000000/minute",
+            "job_runner": "process",
+        }
+        with served(data, **settings) as server:
+            names = existing(server, key)
+            # Deleting what the other calls name, and the key itself, would leave them nothing.
+            results = [
+                run(server, key, given.examples, folder, names, "--exclude-method", "DELETE"),
+                run(server, key, given.examples, folder, {}, *_NOT, "revoke_key"),
+                run(server, key, given.examples, folder, {}, "--include-method", "DELETE"),
+            ]
+            alive = server.process.poll() is None
+            log = server.log.read_text()
+        failures = [line for line in log.splitlines() if '"request failed"' in line]
+        print("\n".join(failures[:20]))
+        total = sum(number for _, number in results)
+        print(f"cases: {total}; the service lives: {alive}; failed in it: {len(failures)}")
+    sys.exit(any(status for status, _ in results) or not alive or bool(failures))
+
+
+if __name__ == "__main__":
+    main()
