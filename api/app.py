@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from rag_owl import __version__, uploads
-from rag_owl.api import auth, errors, logs, schemas
+from rag_owl.api import auth, errors, logs, mcp, schemas
 from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     rates = RateLimits(settings)
     metrics = Metrics()
+    tools = mcp.Endpoint(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,7 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             if worker is not None:
                 worker.start()
-            yield
+            async with tools.running():
+                yield
         finally:
             if worker is not None:
                 await run_in_threadpool(worker.stop)
@@ -100,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(answers.router)
     app.include_router(answers.answerers)
     app.include_router(chat.router)
+    app.router.routes.append(Route(mcp.PATH, tools, include_in_schema=False))
     _describe(app)
     origins = split_list(settings.cors_origins)
     if origins:

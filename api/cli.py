@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_service.keys, name="keys")
 app.command()(cli_service.serve)
+app.command()(cli_service.mcp)
 app.command()(cli_service.worker)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`rag-owl serve`, `worker` and `keys`."""
+"""`rag-owl serve`, `mcp`, `worker` and `keys`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def serve(
     from rag_owl.settings import read_settings
 
     run(read_settings(data=data, host=host, port=port))
+
+
+def mcp(data: Data = None) -> None:
+    """Serve the collections as tools to an assistant that starts this command (MCP over stdio)."""
+    from rag_owl.api.mcp import serve_stdio
+    from rag_owl.settings import read_settings
+
+    serve_stdio(read_settings(data=data))
 
 
 def worker(

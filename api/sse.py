@@ -6,15 +6,15 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import structlog
 from sse_starlette import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from rag_owl.api import errors, wire
 from rag_owl.api.answering import Asked
+from rag_owl.api.logs import get_logger
 from rag_owl.types import Answer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 PING = 15  # seconds between two signs of life, so that nobody on the way hangs up
 

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -22,6 +21,7 @@ from rag_owl.api.answering import Asked, OnSources, OnText
 from rag_owl.api.chat_schemas import Completion
 from rag_owl.api.deps import MayAsk, Owl, The, Who
 from rag_owl.api.errors import Problem
+from rag_owl.api.logs import get_logger
 from rag_owl.api.routes.answers import keeping, parse
 from rag_owl.client import RagOwl
 from rag_owl.errors import Busy, NotFound, RagOwlError
@@ -31,7 +31,7 @@ from rag_owl.settings import Settings
 from rag_owl.store import collections
 from rag_owl.types import Answer, Retrieved
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
