@@ -116,7 +116,9 @@ class Video:
         """For each time the frame that is seen then, until the film ends (or for `all_times`)."""
         size = fit(self.width, self.height, max_side)
         wanted = Times(times, all_times)
-        if self.decoder != "pyav" and self._suits_decord and decord_module() is not None:
+        # For a few frames PyAV is quicker: decord first reads what every packet is.
+        fits = self._suits_decord and (not all_times or self.decoder == "decord")
+        if self.decoder != "pyav" and fits and decord_module() is not None:
             try:
                 for seconds, image in by_decord(self, wanted, size):
                     yield Frame(seconds, image)
@@ -127,9 +129,14 @@ class Video:
             yield Frame(seconds, image)
 
     @property
+    def indexed(self) -> bool:
+        """Whether the file says where each second is."""
+        return self.media_type in _INDEXED
+
+    @property
     def _suits_decord(self) -> bool:
         """It gives wrong times for streams without an index, and is not told of every rotation."""
-        return not self.rotation and self.media_type in _INDEXED
+        return not self.rotation and self.indexed
 
 
 def open_video(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DAMAGED = "the video is damaged and cannot be decoded: save it again"
 _MOST_DAMAGED = 1_000  # packets in a row that give no frame: the rest is noise
 _NEAR = 120  # frames: to one this near, reading on costs less than finding its place
+_FAR = 5.0  # seconds, likewise
 _THREADS = min(4, os.cpu_count() or 1)  # each holds a frame
 # A frame's time stamp may be rounded a little above the time that is asked for.
 _ROUNDING = 0.002  # seconds
@@ -91,10 +92,8 @@ def by_pyav(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Seen
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = _THREADS
-        if wanted.next > 5:  # nearer, reading on costs less than finding the place
-            _seek(container, video.start + wanted.next)
         shown, image = None, None  # what is seen now; its picture, once it is asked for
-        for frame in _decoded(container, stream, video):
+        for frame in _decoded(container, stream, video, wanted):
             seconds = frame.time - video.start
             while shown is not None and wanted.next is not None and (
                 wanted.next + _ROUNDING < seconds
@@ -123,13 +122,24 @@ def _seek(container: Any, seconds: float) -> None:
         container.seek(0)  # it has no index: everything before is decoded
 
 
-def _decoded(container: Any, stream: Any, video: Video) -> Iterator[Any]:
-    """Every frame that has a time and can be decoded; what is damaged is passed over."""
+def _decoded(container: Any, stream: Any, video: Video, wanted: Times) -> Iterator[Any]:
+    """The frames that have a time and can be decoded; what is damaged is passed over.
+
+    Where the next time that is wanted is far, the frames before its key frame are left out.
+    """
     import av
 
     damaged, last = 0, float("-inf")
     packets = container.demux(stream)
+    sought, worth = -1.0, video.indexed
     while True:
+        seconds = max(0.0, last - video.start)
+        far = wanted.next is not None and wanted.next - seconds > _FAR
+        if far and worth and sought != wanted.next:
+            assert wanted.next is not None
+            sought = wanted.next
+            _seek(container, video.start + sought)
+            packets = container.demux(stream)
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -149,6 +159,7 @@ def _decoded(container: Any, stream: Any, video: Video) -> Iterator[Any]:
             continue
         for frame in frames:
             if frame.time is None or frame.time <= last:
+                worth = worth and sought < 0  # no key frame is nearer: reading on costs the same
                 continue
             if frame.time - video.start > video.limits.max_video_seconds:
                 damaged += 1  # one time stamp, unless there are many
@@ -206,8 +217,8 @@ def by_decord(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Se
         assert wanted.next is not None
         index = max(0, int(np.searchsorted(starts, wanted.next + _ROUNDING, "right")) - 1)
         try:
-            if image is None and index > _NEAR:
-                reader.seek_accurate(index)
+            if index - position > _NEAR:
+                reader.seek_accurate(index)  # reads on where no key frame is nearer
             elif index > position:
                 reader.skip_frames(index - position)
             if index != shown:

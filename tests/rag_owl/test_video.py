@@ -210,3 +210,13 @@ def test_one_damaged_time_stamp_costs_one_frame(tmp_path: Path, decoder: Decoder
     frames = open_video(film, Limits(max_video_seconds=40_000), decoder)
     video = replace(frames, limits=Limits(max_video_seconds=60))
     assert [frame.seconds for frame in video.frames(1.0)] == pytest.approx([0, 1, 2, 3], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
+def test_far_times_are_found_as_near_ones(tmp_path: Path, decoder: Decoder, name: str) -> None:
+    codec = "mpeg4" if name == "a.avi" else "libx264"
+    video = open_video(write_film(tmp_path / name, 60, codec=codec), decoder=decoder)
+    asked = [0.35, 9.35, 9.85, 30.35, 41.35, 59.35]
+    frames = list(video.frames_at(asked))
+    assert [colour(frame) for frame in frames] == [int(second) % 5 for second in asked]
+    assert [frame.seconds for frame in frames] == pytest.approx(asked, abs=0.11)
