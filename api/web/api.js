@@ -69,6 +69,21 @@ export async function call(method, path, options = {}) {
 
 export const get = (path, query, options = {}) => call("GET", path, { query, ...options });
 
+const MOST_PAGES = 50;
+
+/** A whole list, page by page. */
+export async function getAll(path, query = {}) {
+  const found = [];
+  let cursor = null;
+  for (let pages = 0; pages < MOST_PAGES; pages++) {
+    const { data, next_cursor: next } = await get(path, { ...query, limit: 200, cursor });
+    found.push(...data);
+    if (!next) break;
+    cursor = next;
+  }
+  return found;
+}
+
 /** Yields {event, data} with the data parsed. */
 export async function* stream(method, path, options = {}) {
   const accept = { Accept: "text/event-stream" };

@@ -1,6 +1,6 @@
 // The view where questions are asked: the conversation, the composer, and the evidence beside.
 
-import { answerPath, call, get, stream } from "./api.js";
+import { answerPath, call, get, getAll, stream } from "./api.js";
 import { Composer } from "./composer.js";
 import { announce, h, icon, owl, plural, problem, replace, when } from "./dom.js";
 import { Evidence } from "./evidence.js";
@@ -10,7 +10,7 @@ import { uploadNotice } from "./upload.js";
 const CHOSEN = "rag-owl-collection";
 
 export async function askView(main, { collection = null, answer = null }) {
-  const known = (await get("v1/collections", { limit: 200 })).data;
+  const known = await getAll("v1/collections");
   const view = new Ask(main, known);
   if (answer) await view.reopen(answer);
   else view.choose(collection ?? localStorage.getItem(CHOSEN));

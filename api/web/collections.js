@@ -1,6 +1,6 @@
 // Collections, what they hold, and how files come into them.
 
-import { call, collectionPath, get } from "./api.js";
+import { call, collectionPath, get, getAll } from "./api.js";
 import { announce, h, icon, owl, plural, problem, replace } from "./dom.js";
 import { dropzone } from "./upload.js";
 
@@ -12,7 +12,7 @@ export async function collectionsView(main, { name = null }) {
 
 async function all(main) {
   const list = h("ul", { class: "collections" });
-  const { data } = await get("v1/collections", { limit: 200 });
+  const data = await getAll("v1/collections");
   list.append(
     ...data.map((info) =>
       h(
