@@ -65,6 +65,7 @@ class RagOwl:
             max_video_seconds=settings.max_video_seconds,
             max_archive_members=settings.max_archive_members,
             max_archive_bytes=settings.max_archive_bytes,
+            video_decoder=settings.video_decoder,
             video_every=settings.video_every,
             max_bytes=settings.max_bytes,
         )

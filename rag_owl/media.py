@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rag_owl.errors import UnreadableMedia
 
@@ -35,6 +35,7 @@ class Limits:
     max_archive_members: int = 100_000
     max_archive_bytes: int = 64 * 2**30  # unpacked, of one archive
     max_archive_ratio: int = 200  # unpacked to packed bytes, once that is more than a little
+    video_decoder: Literal["auto", "decord", "pyav"] = "auto"
     video_every: float = 1.0  # seconds from one look at a film to the next
     max_picture_bytes: int = 512 * 2**20  # encoded
     max_row_bytes: int = 32 * 2**20  # one line of a JSONL file, one record of a CSV file

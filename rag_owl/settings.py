@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(
         64 * 2**30, ge=1, description="Most that one archive may unpack to."
     )
+    video_decoder: Literal["auto", "decord", "pyav"] = Field(
+        "auto", description="What decodes videos; `auto`: decord where it can, PyAV else."
+    )
     video_every: float = Field(
         1.0, ge=0.1, le=3_600, description="Seconds from one look at a video to the next."
     )

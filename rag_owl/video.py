@@ -140,9 +140,14 @@ class Video:
 
 
 def open_video(
-    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, decoder: Decoder = "auto"
+    path: str | os.PathLike[str],
+    limits: Limits = DEFAULT_LIMITS,
+    decoder: Decoder | None = None,
 ) -> Video:
-    """Look at a video file's header. Raises `UnreadableMedia` with the reason and the remedy."""
+    """Look at a video file's header. Raises `UnreadableMedia` with the reason and the remedy.
+
+    decoder: instead of `limits.video_decoder`.
+    """
     absolute = Path(os.path.abspath(path))  # never read as an address or an option by a demuxer
     try:
         size = absolute.stat().st_size
@@ -157,7 +162,8 @@ def open_video(
             f"the video has {size:,} bytes, more than the limit of {limits.max_bytes:,}: cut it"
         )
     with opened(absolute, media_type) as container:
-        return _described(container, absolute, media_type, limits, decoder)
+        chosen = decoder or limits.video_decoder
+        return _described(container, absolute, media_type, limits, chosen)
 
 
 def fit(width: int, height: int, max_side: int | None) -> tuple[int, int]:

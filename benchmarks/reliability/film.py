@@ -33,7 +33,7 @@ from rag_owl.indexer.loaders.values import PICTURE_SIDE
 from rag_owl.sample.facts import COUNTRIES
 from rag_owl.sample.flags import FLAGS
 from rag_owl.types import VideoLocation
-from rag_owl.video import open_video
+from rag_owl.video import Decoder, open_video
 
 HOURS_2 = 7_200
 EVENTS = 40
@@ -291,10 +291,10 @@ class _Watch:
             self._looked()
 
 
-def decode(path: Path, every: float) -> _Watch:
-    """Decode all that an ingest looks at, and do nothing else."""
+def decode(path: Path, every: float, decoder: Decoder) -> _Watch:
+    """Decode all that an ingest looks at, by the same decoder, and do nothing else."""
     with _Watch() as watch:
-        for _ in open_video(path).frames(every, max_side=PICTURE_SIDE):
+        for _ in open_video(path, decoder=decoder).frames(every, max_side=PICTURE_SIDE):
             pass
     return watch
 
@@ -307,13 +307,13 @@ def measure(film: Plan, path: Path, data: Path, **settings: Any) -> Report:
         Image.new("RGB", (64, 48), "red").save(picture)
         owl.ingest("warm", [warm, picture])
         owl.ask("warm", "What is loaded?")
-        every = owl.settings.video_every
+        every, decoder = owl.settings.video_every, owl.settings.video_decoder
         # Half of the baseline before, half after: whatever else the machine does hits both.
-        before = decode(path, every).cost
+        before = decode(path, every, decoder).cost
         idle = _Watch().peak
         with _Watch() as watch:
             job = owl.ingest("film", [path])
-        after = decode(path, every).cost
+        after = decode(path, every, decoder).cost
         if job.state != "done" or job.added != 1 or job.skipped:
             raise RuntimeError(f"the film was not ingested: {job}")
         return Report(
@@ -409,6 +409,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rag-owl-film")
     parser.add_argument("--model", default=None, help="the answering model")
     parser.add_argument("--picture-embedder", default=None)
+    parser.add_argument("--decoder", default=None, choices=("decord", "pyav"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     width, height = (int(side) for side in given.size.split("x"))
@@ -418,7 +419,11 @@ def main() -> None:
         start = time.perf_counter()
         write(film, path)
         print(f"drew {path.name} in {time.perf_counter() - start:.0f} s")
-    settings = {"model": given.model, "picture_embedder": given.picture_embedder}
+    settings = {
+        "model": given.model,
+        "picture_embedder": given.picture_embedder,
+        "video_decoder": given.decoder,
+    }
     settings = {name: value for name, value in settings.items() if value is not None}
     with tempfile.TemporaryDirectory() as data:
         report = measure(film, path, Path(data), **settings)
