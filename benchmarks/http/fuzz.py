@@ -3,7 +3,8 @@
     python -m benchmarks.http.fuzz --examples 100
 
 Runs over the OpenAPI document with path parameters that name what exists, so that the endpoints do
-their work, then with whatever schemathesis makes up, and at last over what deletes. Exits with 1 on any finding.
+their work, then with whatever schemathesis makes up, and at last over what deletes. Exits with 1 on
+any finding.
 """
 
 from __future__ import annotations

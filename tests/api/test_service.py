@@ -353,3 +353,9 @@ def test_the_service_goes_on_after_a_restart(tmp_path: Path) -> None:
         upload(client, "kept", {"a.txt": b"An owl that stays."})
     with running(tmp_path / "data") as client:
         assert client.get("/v1/collections/kept").json()["documents"] == 1
+
+
+def test_a_wrong_method_is_told_the_right_ones(client: TestClient) -> None:
+    answer = client.patch("/v1/collections/flags/documents/x")
+    problem(answer, 405)
+    assert answer.headers["allow"] == "DELETE, GET, PUT"
