@@ -25,7 +25,7 @@ export function changes(before, now, without) {
       : h(
           "p",
           { class: "diff" },
-          parts.map((part) => h(tags[part.kind], {}, part.text)),
+          parts.map(({ kind, text }) => [h(tags[kind], {}, text.trimEnd()), " "]),
         ),
     gone.length > 0 && h("p", { class: "small-print" }, `No longer cited: ${gone.join(", ")}.`),
     fresh.length > 0 && h("p", { class: "small-print" }, `Cited now: ${fresh.join(", ")}.`),
