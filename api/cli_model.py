@@ -16,7 +16,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """The bundled models; any mPLUG-Owl3 folder or hub id can be named beside them."""
+    """The bundled models; folders and hub ids of mPLUG-Owl3, mPLUG-Owl and Ovis 1.6 go too."""
     from rag_owl.model.registry import names
 
     if as_json:

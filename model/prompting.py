@@ -42,6 +42,13 @@ Part: TypeAlias = str | Shown | Clip
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """Words of the template that are tokenised together with the text around them; no part."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     role: Role
     parts: tuple[Part, ...]
@@ -96,13 +103,18 @@ class PromptWriter:
         self.prompt.input_ids.extend(ids)
         self.prompt.positions += len(self.prompt.input_ids) - before
 
-    def parts(self, header: str, parts: Sequence[Part], around: Around) -> None:
+    def parts(self, header: str, parts: Sequence[Part | Wording], around: Around) -> None:
         """Text between two placeholders is tokenised in one piece, whatever parts it came from."""
         prompt = self.prompt
         pieces: list[tuple[str, int]] = [(header, -1)]  # text, part
         first_part = len(prompt.spans)
-        prompt.spans.extend([(-1, -1)] * len(parts))
-        for i, part in enumerate(parts, first_part):
+        prompt.spans.extend([(-1, -1)] * sum(not isinstance(part, Wording) for part in parts))
+        i = first_part - 1
+        for part in parts:
+            if isinstance(part, Wording):
+                pieces.append((part.text, -1))
+                continue
+            i += 1
             if isinstance(part, str):
                 pieces.append((part, i))
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rag_owl.errors import ModelNotFound
 from rag_owl.media import DEFAULT_LIMITS, Limits
@@ -67,25 +67,30 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     if "/" not in name and not Path(name).is_dir():
         raise ModelNotFound(
             f"no answering model {name!r}: use {', '.join([*names(), *around.remote])}, or the "
-            "folder or hub id (owner/name) of an mPLUG-Owl3 checkpoint"
+            "folder or hub id (owner/name) of an mPLUG-Owl3, mPLUG-Owl or Ovis 1.6 checkpoint"
         )
+    from rag_owl.model.check import family_of
+    from rag_owl.model.checkpoint import find_folder
     from rag_owl.model.owl3.answerer import Owl3Answerer
     from rag_owl.model.owl3.features import FeatureStore
     from rag_owl.model.owl3.sampling import Sampling
+    from rag_owl.model.spliced.answerer import SplicedAnswerer
 
     local = around.local
+    features = FeatureStore(around.features, around.features_bytes, local.storage)
+    how: dict[str, Any] = {
+        "device_map": local.device,
+        "dtype": local.dtype,
+        "quantize": local.quantize,
+        "sampling": Sampling(max_new_tokens=around.answer_tokens),
+        "most_frames": local.video_frames,
+        "limits": local.limits,
+    }
+    family = family_of(find_folder(name))
+    if family != "owl3":
+        return SplicedAnswerer.load(name, family, around.blobs, features, **how)
     return Owl3Answerer.load(
-        name,
-        around.blobs,
-        FeatureStore(around.features, around.features_bytes, local.storage),
-        device_map=local.device,
-        dtype=local.dtype,
-        quantize=local.quantize,
-        cache_bytes=local.cache_bytes,
-        rows=local.rows,
-        sampling=Sampling(max_new_tokens=around.answer_tokens),
-        most_frames=local.video_frames,
-        limits=local.limits,
+        name, around.blobs, features, cache_bytes=local.cache_bytes, rows=local.rows, **how
     )
 
 

@@ -86,6 +86,7 @@ class Ovis(Spliced):
         self.side = siglip.image_size // siglip.patch_size  # patches along an edge
         self.image_size = siglip.image_size
         self.vectors = (-(-self.side // self.stride)) ** 2
+        self.patches_in_place = (1, self.vectors)  # behind the mark of its start
         self.vision_model = _Siglip(siglip)
         vocabulary, width = int(visual["vocab_size"]), int(raw["hidden_size"])
         self.head = nn.Sequential(

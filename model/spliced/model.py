@@ -35,6 +35,8 @@ class Spliced(nn.Module):
     vectors: int  # of one picture, P
     eos_token_ids: tuple[int, ...] = ()
     max_positions: int = 0
+    # Where in a picture's place its square of patches begins, and how many; 0: it has none.
+    patches_in_place: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_pretrained(

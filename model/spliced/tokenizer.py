@@ -1,0 +1,120 @@
+"""The language models' own tokenizers: `tokenizer.json`, or SentencePiece's `tokenizer.model`.
+
+Text is only ever text: a control token's characters in it become ordinary tokens. Control tokens
+are asked for by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rag_owl.errors import InvalidCheckpoint
+
+
+class ModelTokenizer:
+    """`load` finds the right one for a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @staticmethod
+    def load(folder: str | Path) -> ModelTokenizer:
+        """Raises InvalidCheckpoint: neither file there, or one that cannot be read."""
+        folder = Path(folder)
+        for name, kind in (("tokenizer.json", _Json), ("tokenizer.model", _SentencePiece)):
+            if (folder / name).is_file():
+                return kind(folder, folder / name)
+        raise InvalidCheckpoint(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer.model. Copy it "
+            "from the published model."
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """-> ids, and for each the characters [start, end) of `text` that it stands for."""
+        raise NotImplementedError
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of the ids; control tokens have none."""
+        raise NotImplementedError
+
+    def find(self, token: str) -> int | None:
+        raise NotImplementedError
+
+    def control(self, token: str) -> int:
+        """Raises InvalidCheckpoint: a tokenizer without it is of another model."""
+        found = self.find(token)
+        if found is None:
+            raise InvalidCheckpoint(
+                f"{self._folder}: the tokenizer has no {token}; it is of another model."
+            )
+        return found
+
+
+class _Json(ModelTokenizer):
+    def __init__(self, folder: Path, file: Path) -> None:
+        super().__init__(folder)
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises plain Exceptions
+            raise InvalidCheckpoint(f"{file} cannot be read ({error}).") from None
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def find(self, token: str) -> int | None:
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+
+class _SentencePiece(ModelTokenizer):
+    def __init__(self, folder: Path, file: Path) -> None:
+        super().__init__(folder)
+        import sentencepiece
+
+        self._pieces: Any = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(file.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise InvalidCheckpoint(f"{file} cannot be read ({error}).") from None
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids: list[int] = self._pieces.EncodeAsIds(text)
+        # Where each byte of the text, after the space that is put before it, belongs.
+        places = [i for i, character in enumerate(text) for _ in character.encode()]
+        offsets, at = [], -1
+        for token in ids:
+            after = at + self._bytes(token)
+            first, last = (min(max(byte, 0), len(places)) for byte in (at, after))
+            begin = places[first] if first < len(places) else len(text)
+            end = places[last - 1] + 1 if last > first else begin
+            offsets.append((begin, end))
+            at = after
+        return ids, offsets
+
+    def _bytes(self, token: int) -> int:
+        """How many bytes of the text a token stands for."""
+        if self._pieces.IsByte(token):
+            return 1
+        return len(self._pieces.IdToPiece(token).replace("\u2581", " ").encode())
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._pieces.decode([i for i in ids if not self._pieces.IsControl(i)])
+        return text
+
+    def find(self, token: str) -> int | None:
+        found = int(self._pieces.PieceToId(token))
+        return None if found == self._pieces.unk_id() and token != "<unk>" else found

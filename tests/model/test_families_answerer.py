@@ -1,0 +1,185 @@
+"""mPLUG-Owl and Ovis 1.6 through the whole system: ingest, retrieve, look, answer, cite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rag_owl import RagOwl
+from rag_owl.api.cli import app
+from rag_owl.blobs import FolderBlobs
+from rag_owl.errors import InvalidCheckpoint
+from rag_owl.model.evidence_prompt import Sights
+from rag_owl.model.owl3.features import FeatureStore
+from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.spliced.answerer import SplicedAnswerer
+from rag_owl.types import Context, Question
+from tests.films import write_film
+from tests.model.families import write_model
+from tests.model.test_owl3_answerer import context, item, picture
+
+torch.set_num_threads(1)  # tiny models lose more to threads than they gain
+KINDS = ("owl1", "gemma", "llama")
+FAMILY = {"owl1": "owl1", "gemma": "ovis16", "llama": "ovis16"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {kind: write_model(root / f"tiny-{kind}", kind) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def answerer(request, folders, tmp_path: Path) -> tuple[SplicedAnswerer, FolderBlobs, FeatureStore]:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    features = FeatureStore(tmp_path / "features", 10**8)
+    owl = SplicedAnswerer.load(
+        str(folders[request.param]),
+        FAMILY[request.param],
+        blobs,
+        features,
+        sampling=Sampling(max_new_tokens=16),
+    )
+    return owl, blobs, features
+
+
+def test_pictures_are_looked_at_once(answerer):
+    owl, blobs, features = answerer
+    keys = [blobs.put(picture(i)) for i in range(5)]
+    assert all(owl.remember_picture(key) for key in keys)
+    assert owl.model.pictures_seen == len(features) == 5
+    mine = blobs.put(picture(99))
+    items = [item(i, f"Text {i}.", key) for i, key in enumerate(keys)]
+    asked = context(items, pictures=(mine,))
+    pieces: list[str] = []
+    draft = owl.answer(asked, pieces.append)
+    assert "".join(pieces) == draft.text
+    assert owl.model.pictures_seen == 6  # the user's
+    for key in keys:
+        features.delete(key)
+    again = owl.answer(asked)
+    assert owl.model.pictures_seen == 12
+    assert again == draft
+    assert draft.model == owl.name
+    assert draft.usage.completion_tokens <= 16
+
+
+def test_attention_says_what_an_answer_rests_on(answerer):
+    owl, blobs, _ = answerer
+    items = [item(0, "A text. Of two sentences."), item(1, key=blobs.put(picture(1)))]
+    draft = owl.answer(context(items))
+    assert draft.attributions
+    for attribution in draft.attributions:
+        assert 0 <= attribution.attention <= 1
+        if attribution.source == 1:
+            # An abstractor's queries have no place in the picture; Ovis' tokens have.
+            assert (attribution.box is not None) == (owl.model.family == "ovis16")
+        else:
+            assert attribution.item_start is not None
+
+
+def test_masses_are_those_of_pictures_and_texts(answerer):
+    owl, blobs, _ = answerer
+    key = blobs.put(picture(1))
+    asked = context([item(0, "A text.", key)], "Which?", pictures=(blobs.put(picture(2)),))
+    laid, prompt = owl._fitting(asked, Sights.of(asked))
+    pixels = owl.processor.pixels([_decoded(blobs, view.blob) for view in laid.views])
+    memory = owl.model.remember(pixels, [view.key for view in laid.views])
+    coming, record = owl._run(prompt, memory, Sampling(max_new_tokens=3))
+    tokens = range(len(list(coming)))
+    assert prompt.positions == owl.model.embed(prompt.tensor(), memory)[0].shape[1]
+    pictures = record.picture_mass(tokens, 2)
+    (whole,) = record.text_mass(tokens, [(0, prompt.positions)])
+    inside = record.text_mass(tokens, prompt.places)
+    assert pictures.tolist() == pytest.approx(inside, abs=1e-4)
+    assert 0 < float(pictures.sum()) < whole <= 1.01
+    patches = record.patch_mass(tokens, 2)
+    if owl.model.family == "ovis16":
+        assert patches.shape == (2, owl.model.vectors)
+        assert bool((patches.sum(dim=1) <= pictures + 1e-4).all())
+    else:
+        assert patches.shape == (2, 0)
+
+
+def _decoded(blobs: FolderBlobs, key: str) -> Any:
+    from rag_owl.media import decode_picture
+
+    return decode_picture(blobs.get(key))
+
+
+def test_a_context_that_is_too_long_loses_its_end_and_says_so(answerer):
+    owl, _, _ = answerer
+    long = "Words and more words. " * 60
+    draft = owl.answer(context([item(i, long) for i in range(8)]))
+    assert draft.left_out
+    assert draft.left_out[-1] == "i7"
+
+
+def test_a_video_is_watched(answerer, tmp_path: Path):
+    owl, blobs, _ = answerer
+    mine = blobs.put(write_film(tmp_path / "mine.mp4", 4).read_bytes())
+    before = owl.model.pictures_seen
+    owl.answer(Context(Question("c", "When?", video=mine), ()))
+    assert owl.model.pictures_seen == before + 4
+
+
+def test_one_after_the_other(answerer):
+    owl, blobs, _ = answerer
+    asked = [context([item(0, f"Text {i}.", blobs.put(picture(i)))]) for i in range(3)]
+    alone = [owl.answer(one) for one in asked]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(owl.answer, asked)) == alone
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[RagOwl]:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"{number}.png").write_bytes(picture(number))
+        (pictures / f"{number}.txt").write_text(f"The owl number {number} eats a mouse.")
+    embedders = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
+    with RagOwl.open(tmp_path / "data", answer_tokens=12, **embedders) as owl:
+        owl.ingest("owls", [pictures])
+        yield owl
+
+
+def test_every_family_answers_through_the_whole_system(system: RagOwl, folders):
+    for kind in KINDS:
+        answer = system.ask("owls", "What does it eat?", [picture(1)], model=str(folders[kind]))
+        assert answer.model == f"tiny-{kind}"
+        assert answer.sources
+        assert system.answer(answer.id) == answer
+        for citation in answer.citations:
+            assert citation.support.attention is not None
+
+
+def test_models_side_by_side(system: RagOwl, folders, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAG_OWL_ANSWER_TOKENS", "8")
+    arguments = ["ask", "owls", "What does it eat?", "--data", str(system.folder), "--json"]
+    for kind in ("owl1", "gemma"):
+        arguments += ["--model", str(folders[kind])]
+    done = CliRunner().invoke(app, [*arguments, "--model", "sentences"])
+    assert done.exit_code == 0, done.output
+    models = [answer["model"] for answer in json.loads(done.stdout)]
+    assert models == ["tiny-owl1", "tiny-gemma", "sentences"]
+
+
+def test_folders_of_no_family(system: RagOwl, folders, tmp_path: Path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InvalidCheckpoint, match="holds no weights"):
+        system.ask("owls", "Why?", model=str(empty))
+    (folders["owl1"] / "tokenizer.model").rename(tmp_path / "elsewhere")
+    try:
+        with pytest.raises(InvalidCheckpoint, match="holds no tokenizer"):
+            system.ask("owls", "Why?", model=str(folders["owl1"]))
+    finally:
+        (tmp_path / "elsewhere").rename(folders["owl1"] / "tokenizer.model")
