@@ -28,7 +28,7 @@ def _flag(country: str) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
-    """Half a minute of grey with the flag of Japan from 8 to 11 s and that of Kenya from 18 to 21."""
+    """Half a minute of grey, with the flag of Japan from second 8 to 11, of Kenya from 18 to 21."""
     flags = {8: _flag("japan"), 18: _flag("kenya")}
 
     def draw(second: float) -> NDArray[np.uint8]:
