@@ -13,39 +13,64 @@ export async function upload(collection, files) {
   return job;
 }
 
-/** Sends and follows; `ended(job)` when it is over. An element that shows how it goes. */
+const AT_ONCE = 500; // files in one request; the service takes no more than some
+
+/** The files in requests of about `AT_ONCE`; a picture and its text are never torn apart. */
+export function batches(files) {
+  const path = (file) => file.webkitRelativePath || file.name;
+  const stem = (file) => path(file).replace(/\.[^./]*$/, "");
+  const sorted = [...files].sort((a, b) => (path(a) < path(b) ? -1 : 1));
+  const found = [];
+  for (const file of sorted) {
+    const last = found.at(-1);
+    if (!last || (last.length >= AT_ONCE && stem(last.at(-1)) !== stem(file))) found.push([file]);
+    else last.push(file);
+  }
+  return found;
+}
+
+/** Sends and follows; `ended(job)` when one is over. An element that shows how it goes. */
 export function uploading(collection, files, ended = () => {}) {
-  const holder = h("div", { class: "uploading" });
+  const state = h("div", {});
+  const jobs = h("ul", { class: "jobs" });
   const leaving = new AbortController();
-  const begin = async () => {
-    replace(
-      holder,
-      h(
-        "p",
-        { class: "state" },
-        icon("again", "turning"),
-        `Sending ${plural(files.length, "file")}…`,
-      ),
-    );
+  const waiting = batches(files);
+  let followed = Promise.resolve(); // one after the other, as they are worked
+  const follow = (card) => {
+    followed = followed.then(() => card.follow(leaving.signal));
+  };
+  const show = (job) => {
+    const card = new JobCard(job, {
+      followed: (now) => finished(now) && ended(now),
+      retried: (fresh) => (fresh.id === job.id ? follow(card) : show(fresh)),
+    });
+    jobs.append(card.element);
+    if (finished(job)) ended(job);
+    else follow(card);
+  };
+  const send = async () => {
+    let sent = 0;
     try {
-      const job = await upload(collection, files);
+      while (waiting.length) {
+        const now = waiting[0];
+        const what =
+          sent || waiting.length > 1
+            ? `${plural(now.length, "file")} of ${files.length}`
+            : plural(files.length, "file");
+        replace(state, h("p", { class: "state" }, icon("again", "turning"), `Sending ${what}…`));
+        const job = await upload(collection, now);
+        waiting.shift();
+        sent += now.length;
+        show(job);
+      }
+      replace(state);
       announce(`${plural(files.length, "file")} sent; they are being read.`);
-      const show = (one) => {
-        const card = new JobCard(one, {
-          followed: (now) => finished(now) && ended(now),
-          retried: show,
-        });
-        replace(holder, h("ul", { class: "jobs" }, card.element));
-        if (finished(one)) ended(one);
-        else card.follow(leaving.signal);
-      };
-      show(job);
     } catch (error) {
-      replace(holder, problem(error, begin));
+      replace(state, problem(error, send));
     }
   };
-  begin();
-  return { element: holder, leave: () => leaving.abort() };
+  send();
+  return { element: h("div", { class: "uploading" }, state, jobs), leave: () => leaving.abort() };
 }
 
 /** In the asking view: dropped files that cannot be asked with are offered to the collection. */

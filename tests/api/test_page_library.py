@@ -49,6 +49,24 @@ def test_a_collection_is_made_filled_by_a_drop_and_shown(page: Page, site: str) 
     expect(page.locator(".lead")).to_contain_text("2 documents, 2 items")
 
 
+def test_many_files_go_in_several_requests_and_pairs_stay_together(page: Page, site: str) -> None:
+    page.goto(site)
+    sizes, torn = page.evaluate(
+        """async () => {
+          const { batches } = await import("/static/upload.js");
+          const names = [];
+          for (let n = 0; n < 1201; n++) names.push(`${n}.png`, `${n}.txt`);
+          const cut = batches(names.map((name) => new File(["x"], name)));
+          const stem = (file) => file.name.split(".")[0];
+          const torn = cut.slice(1).filter((some, at) => stem(some[0]) === stem(cut[at].at(-1)));
+          return [cut.map((some) => some.length), torn.length];
+        }"""
+    )
+    assert sum(sizes) == 2402
+    assert max(sizes) <= 501
+    assert torn == 0
+
+
 def test_a_document_is_deleted(page: Page, site: str) -> None:
     send(site, "short-lived", {"gone.txt": b"Soon gone."})
     page.goto(f"{site}/#/collections/short-lived")
