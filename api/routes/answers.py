@@ -126,7 +126,11 @@ async def ask(request: Request, owl: Owl, state: The, who: Who) -> Response:
         return JSONResponse(whole(await asked.result(request)))
     await asked.begin(request)
     request_id = getattr(request.state, "request_id", "")
-    return EventSourceResponse(sse.answer_events(asked, whole, request_id), ping=sse.PING)
+    return EventSourceResponse(
+        sse.answer_events(asked, whole, request_id),
+        ping=sse.PING,
+        shutdown_grace_period=state.settings.shutdown_seconds,
+    )
 
 
 @router.get("", response_model=Page[Answer], responses=problems(404))

@@ -180,7 +180,11 @@ async def complete_chat(request: Request, owl: Owl, state: The, who: Who) -> Res
         await running.begin(request)
         usage = bool(sent.stream_options and sent.stream_options.include_usage)
         events = _Chunks(request, sent.model, base, limit, usage, shown)
-        return EventSourceResponse(events.of(running), ping=sse.PING)
+        return EventSourceResponse(
+            events.of(running),
+            ping=sse.PING,
+            shutdown_grace_period=state.settings.shutdown_seconds,
+        )
     try:
         answer = await running.result(request)
     except ToolsCalled as call:
