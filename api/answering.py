@@ -57,9 +57,15 @@ def resolve(settings: Settings, given: str | None) -> str | None:
 
 
 def lane_of(state: State, model: str | None) -> Lane:
-    """Models behind servers do not wait for the one that runs here, nor it for them."""
-    remote = (model or state.settings.model) in state.settings.remote_models
-    return state.remote if remote else state.lane
+    """Models behind servers do not wait for the one that runs here, nor it for them.
+
+    The bundled models answer one question at a time. Others of a folder or the hub may be asked
+    from many threads: mPLUG-Owl3 answers them in one batch, the rest wait their turn.
+    """
+    chosen = model or state.settings.model
+    if chosen in state.settings.remote_models:
+        return state.remote
+    return state.lane if chosen in registry.names() else state.batched
 
 
 # --- asking -----------------------------------------------------------------------------------

@@ -58,11 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
         owl = await run_in_threadpool(_open, settings)
         lane = Lane("model", settings.waiting_questions)
         remote = Lane("remote", settings.waiting_questions, settings.remote_calls)
+        batched = Lane("batched", settings.waiting_questions, settings.model_rows)
         state = State(
             settings=settings,
             owl=owl,
             lane=lane,
             remote=remote,
+            batched=batched,
             watch=JobWatch(owl.engine),
             rates=rates,
             metrics=metrics,
@@ -82,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
             state.ready = False
             loading.cancel()
             state.watch.close()
-            for each in (lane, remote):
+            for each in (lane, remote, batched):
                 await run_in_threadpool(each.close, _LAST_WAIT)
             await run_in_threadpool(owl.close)
 

@@ -19,6 +19,7 @@ class State:
     owl: RagOwl  # sees everything; routes take `deps.Owl`, which sees what the caller may
     lane: Lane  # where the model answers
     remote: Lane  # where models behind servers do, many at once
+    batched: Lane  # where a model does that answers several questions in one batch
     watch: JobWatch
     rates: RateLimits
     metrics: Metrics
