@@ -47,12 +47,12 @@ def read_apart(
         place.lost += 1
         if reading.told:  # by the document's sections: its reader knows
             place.single = False
+        elif not place.single and (source.companion or place.rows or _has_rows(source, limits)):
+            place.single = True  # it had gone ahead: again, to lose nothing before the bad one
+            continue
         elif not (place.rows or _has_rows(source, limits)):
             yield Skipped(source.name, reason)
             return
-        elif not place.single:  # it had gone ahead: again, to lose no row before the bad one
-            place.single = True
-            continue
         else:
             yield SkippedRow(f"{source.name} row {place.row + 1}", reason, place.row)
             place.row, place.given, place.single = place.row + 1, 0, False
@@ -113,7 +113,8 @@ class _Reading:
                 yield Skipped(place.source.name, _said(kind, given))
                 return
             request = ("next",)
-            values, ahead = given
+            values, then = given
+            ahead = then == "ahead"
             if ahead:  # it decodes while the caller does its part
                 decoder.ask(request, place.extra)
             for value, sections in values:
@@ -125,6 +126,8 @@ class _Reading:
                     yield value
                 if self.told:
                     raise DecoderLost
+            if then == "end":
+                return
 
     def _bound(self, value: Loaded, sections: list[Section] | None) -> Loaded:
         if sections is not None:

@@ -7,7 +7,8 @@ Requests, each with exactly one answer:
     ("sections",), ("more",)                            the newest document's sections
     ("picture", data, limits)                           whether the bytes are a picture
 
-    ("values", [(value, sections or None)], ahead)      ahead: whether "next" may be asked at once
+    ("values", [(value, sections or None)], then)       then: "next" is to "wait" until the last one
+                                                        is done with, may be asked "ahead"; or "end"
     ("sections", [(section, picture or None or True)], done)        True: the picture before
     ("unreadable", reason), ("failed", reason), ("end",)
 
@@ -61,7 +62,7 @@ def main(descriptor: int, seconds: float, memory: int) -> None:
         signal.alarm(math.ceil((allowed or seconds) + _GRACE))
         answer = server.answer(request)
         signal.alarm(0)
-        grown = answer[0] == "end" and 2 * _peak() > memory
+        grown = answer[0] in ("end", "values") and 2 * _peak() > memory
         try:
             channel.send((grown, answer))
         except Broken:
@@ -111,9 +112,9 @@ class _Server:
         try:
             if kind == "read":
                 self._begin(*given)
-                return self._next(single=True)
+                return self._next()
             if kind == "next":
-                return self._next(self._single)
+                return self._next()
             if kind == "sections":
                 assert self._document is not None
                 self._sections, self._picture = self._document.sections(), None
@@ -136,8 +137,8 @@ class _Server:
         self._single, self._error = single, None
         self._values = islice(read(source, start_row=start_row, limits=limits), drop, None)
 
-    def _next(self, single: bool) -> tuple[Any, ...]:
-        """The next value; rows, which are small, many at a time."""
+    def _next(self) -> tuple[Any, ...]:
+        """The next values: of those that are small as many as one message holds."""
         self._document, self._picture, self._sections = None, None, iter(())
         if self._error is not None:
             raise self._error
@@ -149,18 +150,19 @@ class _Server:
                 size += 200
             else:
                 sections, more = None, 0
-                # A file that a row gives is there only until the next row is asked for.
-                if value.row is not None and not single and not isinstance(value.source, Path):
+                if not self._single and _may_be_small(value):
                     sections, more = _small(value)
-                    more += len(value.source.data) if value.source is not None else 0
+                    more += len(getattr(value.source, "data", b""))
                 values.append((replace(value, sections=None), sections))  # type: ignore[arg-type]
                 size += 500 + more
                 if sections is None:  # it may be asked for: nothing may move on before
                     self._document = value
-                    return "values", values, False
-            if single or size >= MESSAGE_BYTES or time.monotonic() > until:
-                return "values", values, not self._single
-        return ("values", values, True) if values else ("end",)
+                    return "values", values, "wait"
+            if self._single or size >= MESSAGE_BYTES or time.monotonic() > until:
+                return "values", values, "wait" if self._single else "ahead"
+        if self._error is not None:
+            return "values", values, "ahead"
+        return ("values", values, "end") if values else ("end",)
 
     def _following(self, may_wait: bool) -> Loaded | Skipped | None:
         try:
@@ -192,6 +194,13 @@ class _Server:
 
         decode_picture(data, limits)
         return ("end",)
+
+
+def _may_be_small(document: Loaded) -> bool:
+    """Not pages and films, whose sections take long to make. A file that a row gives is there only
+    until the next row is asked for."""
+    quick = document.media_type.startswith(("text/", "image/"))
+    return quick and (document.row is None or not isinstance(document.source, Path))
 
 
 def _small(document: Loaded) -> tuple[list[Section] | None, int]:

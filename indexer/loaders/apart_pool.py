@@ -196,7 +196,8 @@ class Decoder:
         # It worked while we did something else: the answer may be there, past its time.
         deadline = max(self._deadline, time.monotonic() + _PATIENCE)
         with self._watched():
-            self._grown, answer = self._channel.receive(deadline)
+            grown, answer = self._channel.receive(deadline)
+        self._grown = self._grown or bool(grown)
         self.waiting = False
         return tuple(answer)
 
