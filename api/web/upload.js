@@ -174,7 +174,7 @@ export function dropzone(collection, ended) {
     h(
       "p",
       { class: "small-print" },
-      "Text, Markdown, HTML, PDF, pictures, JSONL and CSV. A picture beside a text of the same name becomes one document.",
+      "Text, Markdown, HTML, PDF, pictures, videos, JSONL, CSV, and archives of them. A picture beside a text of the same name becomes one document.",
     ),
     some,
     folder,
