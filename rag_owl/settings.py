@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         64 * 2**30, ge=1, description="Most that one archive may unpack to."
     )
     video_decoder: Literal["auto", "decord", "pyav"] = Field(
-        "auto", description="What decodes videos; `auto`: decord where it can, PyAV else."
+        "auto", description="What decodes videos; `auto` is PyAV, `decord` falls back to it."
     )
     video_every: float = Field(
         1.0, ge=0.1, le=3_600, description="Seconds from one look at a video to the next."

@@ -1,8 +1,11 @@
 """Films as streams of upright RGB pictures with their seconds, and the subtitles in them.
 
-Two decoders behind one small port: decord where it has a wheel, PyAV elsewhere, and PyAV for every
-file (or rest of a file) that decord does not decode. PyAV always looks first: sizes and length are
-held against `Limits` before a frame is decoded, and only it knows rotations and subtitles.
+Two decoders behind one small port: PyAV, or decord where that is chosen, with PyAV for every file
+(or rest of a file) that decord does not decode. PyAV always looks first: sizes and length are held
+against `Limits` before a frame is decoded, and only it knows rotations and subtitles.
+
+Why PyAV by itself (25 minutes of 640 x 360 H.264, a frame a second): 5.5 s of CPU and 59 MiB, level;
+decord 0.6 takes 14.9 s and grows all the while, to 354 MiB. At 1080p both take the same time.
 
 Nothing here keeps more than a few frames: a film of two hours needs no more memory than a minute.
 Times are seconds from the film's beginning, as a player shows them.
@@ -116,9 +119,7 @@ class Video:
         """For each time the frame that is seen then, until the film ends (or for `all_times`)."""
         size = fit(self.width, self.height, max_side)
         wanted = Times(times, all_times)
-        # For a few frames PyAV is quicker: decord first reads what every packet is.
-        fits = self._suits_decord and (not all_times or self.decoder == "decord")
-        if self.decoder != "pyav" and fits and decord_module() is not None:
+        if self.decoder == "decord" and self._suits_decord and decord_module() is not None:
             try:
                 for seconds, image in by_decord(self, wanted, size):
                     yield Frame(seconds, image)
