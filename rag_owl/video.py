@@ -4,7 +4,7 @@ Two decoders behind one small port: PyAV, or decord where that is chosen, with P
 (or rest of a file) that decord does not decode. PyAV always looks first: sizes and length are held
 against `Limits` before a frame is decoded, and only it knows rotations and subtitles.
 
-Why PyAV by itself (25 minutes of 640 x 360 H.264, a frame a second): 5.5 s of CPU and 59 MiB, level;
+Why PyAV (25 minutes of 640 x 360 H.264, a frame a second): 5.5 s of CPU and 59 MiB, level;
 decord 0.6 takes 14.9 s and grows all the while, to 354 MiB. At 1080p both take the same time.
 
 Nothing here keeps more than a few frames: a film of two hours needs no more memory than a minute.
