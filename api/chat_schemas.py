@@ -17,7 +17,7 @@ from rag_owl.settings import MOST_ITEMS
 
 
 class _Sent(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class ImageUrl(_Sent):
@@ -31,7 +31,9 @@ class Part(_Sent):
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="allow")  # tool calls and their results go on as they are
+    model_config = ConfigDict(
+        extra="allow", strict=True
+    )  # tool calls and their results go on as they are
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
