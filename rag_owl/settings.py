@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         "sentences",
-        description="The answering model: a bundled one, or the folder or hub id of mPLUG-Owl3.",
+        description="The answering model: a bundled one, or a checkpoint's folder or hub id.",
     )
     remote_models: dict[str, RemoteModel] = Field(
         {},
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     answer_tokens: int = Field(512, ge=1, description="The longest answer of a language model.")
     device: str = Field(
-        "auto", description="Where mPLUG-Owl3 runs: `auto` (a GPU where there is one), `cpu`, …"
+        "auto", description="Where a checkpoint runs: `auto` (a GPU where there is one), `cpu`, …"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="In which numbers it runs. Default: those of its checkpoint."
