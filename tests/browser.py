@@ -24,7 +24,7 @@ MISSING = (
     "no Chromium: run scripts/install-chromium.sh as root, or name one with RAG_OWL_TEST_CHROMIUM"
 )
 SCRIPT = "<img src=x onerror=\"document.title='owned'\">"
-PATIENCE = 15_000  # milliseconds: a busy machine loads models slowly
+PATIENCE = 30_000  # milliseconds: a busy machine loads models slowly
 
 
 def chromium() -> str | None:
