@@ -70,11 +70,15 @@ async def of(request: Request, state: State, owl: RagOwl, answer_id: str, number
 
 
 def paint(attention: NDArray[np.float32], size: tuple[int, int]) -> bytes:
-    """attention: (G, G), from the top left; size: width and height in pixels. -> PNG."""
+    """attention: (G, G), from the top left; size: width and height in pixels. -> PNG.
+
+    What drew twice the mean or more is painted strongest, what drew no more than the mean not at
+    all: attention that was spread evenly says nothing, and shows nothing.
+    """
     from PIL import Image
 
-    peak = float(attention.max())
-    share = attention / peak if peak > 0 else attention
+    mean = float(attention.mean())
+    share = (attention / mean - 1).clip(0, 1) if mean > 0 else attention
     alpha = Image.fromarray((share * _STRONGEST).clip(0, 255).astype(np.uint8))
     laid = Image.new("RGBA", size, (*_COLOUR, 0))
     laid.putalpha(alpha.resize(size, Image.Resampling.BICUBIC))
