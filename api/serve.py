@@ -24,11 +24,11 @@ def serve(settings: Settings) -> None:
     Raises `InvalidSettings` for an address that cannot be used, and as starting the app does.
     """
     logs.configure(settings.log_format)
+    listening = _listen(settings)
     _check(settings)
     # A thread that holds the interpreter for long makes every answer wait: let go more often.
     sys.setswitchinterval(0.001)
     app = create_app(settings)
-    listening = _listen(settings)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -95,7 +95,8 @@ def run(
         "--checks", "all", "--continue-on-failure", "--request-timeout", "60",
         "--suppress-health-check", "all", *more,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # It leaves a folder of its own where it runs.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     print(done.stdout[-40_000:], done.stderr[-4_000:])
     return done.returncode, cases(done.stdout)
 
