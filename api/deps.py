@@ -93,7 +93,8 @@ async def on_lane(request: Request, lane: Lane, work: Callable[[Ticket[T]], T]) 
     result = asyncio.wrap_future(ticket.future)
     gone = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {result, gone}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if result.done():
             return result.result()
         raise Cancelled("the client has gone away")

@@ -295,7 +295,7 @@ def list_page(
 ) -> list[Job]:
     """Newest first, with few of the skipped; `before`: (created_at, id) that the last page ended
     with; `states`: these alone; none: all."""
-    conditions = [true()]
+    conditions: list[ColumnElement[bool]] = [true()]
     if collection is not None:
         conditions.append(CollectionRow.name == collection)
     if states:
