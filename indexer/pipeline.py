@@ -150,8 +150,10 @@ class Ingest:
             self._batch.skipped.append(Skipped(source.name, _DEADLY))
             self._batch.done.append(source.position)
             return True
+        self._shop.decoders.warm()  # what ends the process before it reads is not the input's doing
         with db.writing(self._shop.engine) as session:
             jobs.begin_attempt(session, self._claim, source.position)
+        self._size = 1  # the sooner something of it is stored, the sooner it is no suspect
         return self._read(source) and self._flush()
 
     def _read(self, source: JobInput) -> bool:

@@ -94,6 +94,11 @@ class Pool:
             if decoder is not None:
                 decoder.end()
 
+    def warm(self) -> None:
+        """Have a decoder that has started."""
+        with self.lend() as decoder:
+            decoder.prepare()
+
     def check_picture(self, data: bytes, limits: Limits) -> None:
         """Raises `UnreadableMedia` unless `rag_owl.media.decode_picture` can decode the bytes."""
         with self._room, self.lend() as decoder:
@@ -170,8 +175,7 @@ class Decoder:
     def ask(self, request: tuple[Any, ...], extra: float = 0.0) -> None:
         """extra: seconds beyond those of a piece. Raises `DecoderLost`."""
         assert not self.waiting
-        if not self._ready:  # what starting takes is not the file's fault
-            self._await_start()
+        self.prepare()  # what starting takes is not the file's fault
         seconds = self._allowance.seconds + extra
         self._requests += 1
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
@@ -179,7 +183,10 @@ class Decoder:
         with self._watched():
             self._channel.send((seconds, request), self._deadline)
 
-    def _await_start(self) -> None:
+    def prepare(self) -> None:
+        """Wait until it has started. Raises `RagOwlError`."""
+        if self._ready:
+            return
         self._seconds = _START_SECONDS
         try:
             with self._watched():
