@@ -322,16 +322,17 @@ def test_a_conversation_that_is_too_long_loses_its_beginning(tmp_path: Path):
 def test_the_question_may_set_length_and_seed(tmp_path: Path):
     owl, _, _ = answerer(tmp_path, sampling=Sampling(max_new_tokens=24, temperature=1.5))
 
-    def ask(**more) -> str:
-        return owl.answer(Context(Question("c", "Which?", **more), ())).text
+    def ask(**more) -> tuple[str, int]:
+        draft = owl.answer(Context(Question("c", "Which?", **more), ()))
+        assert draft.usage is not None
+        return draft.text, draft.usage.completion_tokens
 
     assert ask(seed=1) == ask(seed=1) != ask(seed=2)
-    short = owl.answer(Context(Question("c", "Which?", max_tokens=3), ()))
-    assert short.usage is not None
-    assert short.usage.completion_tokens == 3
-    long = owl.answer(Context(Question("c", "Which?", max_tokens=10**6), ()))
-    assert long.usage is not None
-    assert long.usage.completion_tokens <= 24  # what the settings allow
+    lengths = {seed: ask(seed=seed)[1] for seed in range(4)}
+    assert max(lengths.values()) > 3
+    for seed, length in lengths.items():
+        assert ask(seed=seed, max_tokens=3)[1] == min(3, length)
+        assert ask(seed=seed, max_tokens=10**6)[1] == length <= 24  # what the settings allow
 
 
 def test_whoever_goes_away_stops_the_engines_work(tmp_path: Path):
