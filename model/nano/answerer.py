@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Seen:
 
 
 class NanoAnswerer:
-    """Implements `rag_owl.ports.Answerer`. Not safe for several threads at once: one lane."""
+    """Implements `rag_owl.ports.Answerer`. Safe for several threads; they wait for each other."""
 
     name = "owl-nano"
 
@@ -62,6 +63,7 @@ class NanoAnswerer:
         self._tokenizer = minilm.tokenizer()
         self._calibration = calibration
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
 
     @classmethod
     def load(cls, blobs: BlobStore, folder: Path = weights.FOLDER) -> NanoAnswerer:
@@ -74,7 +76,8 @@ class NanoAnswerer:
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
         """Raises `InvalidQuestion` when one of the user's pictures cannot be read."""
-        draft = self._answer(context)
+        with self._lock:
+            draft = self._answer(context)
         if on_text:
             on_text(draft.text)
         return draft
@@ -139,6 +142,10 @@ class NanoAnswerer:
         mass that the source's tokens gave to each patch through the gates of the hyper layers,
         averaged over layers and heads, row by row from the top left. Empty without any picture.
         """
+        with self._lock:
+            return self._heatmap(context, source)
+
+    def _heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
         user, items = self.look_at(context)
         windows = self._windows_of(context)
         if not windows or not (user or items[source]):
