@@ -66,6 +66,7 @@ def test_an_address_in_use_is_said(tmp_path: Path) -> None:
         assert f"cannot listen on 127.0.0.1 port {port}" in refused(tmp_path, "--port", port)
 
 
+@pytest.mark.slow
 def test_a_running_request_is_finished_and_the_worker_goes_too(tmp_path: Path) -> None:
     """Stopped while an upload arrives: it is taken to its end, and nothing is left running."""
     data = tmp_path / "data"
@@ -92,6 +93,7 @@ def test_a_running_request_is_finished_and_the_worker_goes_too(tmp_path: Path) -
         assert not alive
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_no_worker_and_loses_no_upload(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with serving(data) as (process, port):
@@ -117,6 +119,7 @@ def test_killed_it_leaves_no_worker_and_loses_no_upload(tmp_path: Path) -> None:
         assert document["name"] == "a.txt"
 
 
+@pytest.mark.slow
 def test_keys_from_the_command_line(tmp_path: Path) -> None:
     key = make_key(tmp_path / "data", "ask")
 
