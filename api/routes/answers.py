@@ -69,7 +69,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream` the events `retrieved`, `text`…, `citation`…, "
         "`done` or `error`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     },
     **problems(404, 415, 502, 504),
 }

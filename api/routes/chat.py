@@ -138,7 +138,7 @@ def get_model(model: str, owl: Owl, state: The) -> dict[str, Any]:
             "content": {"application/json": {"schema": plain_schema(Completion)}},
         }
     },
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {}}}},
 )
 async def complete_chat(request: Request, owl: Owl, state: The, who: Who) -> Response:
     """Answer the last message of the user from the collection that `model` names.
