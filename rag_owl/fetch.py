@@ -7,10 +7,12 @@ goes to just the address that was checked: a name that resolves to something els
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -22,10 +24,16 @@ _REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _BLOCK = 1 << 16
 _AGENT = "rag-owl"
-# Public by the tables, and yet ways to somewhere else: NAT64, 6to4, Teredo.
-_TRANSLATED = tuple(
+# Public by the tables, and yet ways to somewhere else.
+_INWARD = tuple(
     ipaddress.ip_network(each)
-    for each in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+    for each in (
+        # NAT64, 6to4 and its relays, Teredo, documentation, what was site-local
+        *("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "192.88.99.0/24", "2001::/32"),
+        *("3fff::/20", "fec0::/10"),
+        # metadata and control of machines at Oracle and Azure
+        *("192.0.0.0/24", "168.63.129.16/32"),
+    )
 )
 
 
@@ -40,7 +48,12 @@ def fetch(url: str, upload: Upload, most_bytes: int, seconds: float) -> Received
         parts = _parts(url)
         connection = _connect(parts, until)
         sock = connection.sock  # which the connection forgets once the answer ends with it
+        # A server that drips byte by byte never lets a read time out.
+        late = threading.Timer(_left(until, url), _hang_up, (sock,))
+        late.daemon = True
+        late.start()
         try:
+            _shake_hands(sock, parts)
             response = _ask(connection, parts, until)
             if response.status in (301, 302, 303, 307, 308):
                 url = urljoin(url, response.headers.get("Location", ""))
@@ -49,8 +62,10 @@ def fetch(url: str, upload: Upload, most_bytes: int, seconds: float) -> Received
                 raise _refused(url, f"it answers with status {response.status}")
             return _save(response, sock, url, upload, most_bytes, until)
         except (OSError, http.client.HTTPException) as error:
+            _left(until, url)  # it may be us who hung up
             raise _refused(url, f"it cannot be read: {error or type(error).__name__}") from error
         finally:
+            late.cancel()
             connection.close()
     raise _refused(url, f"it redirects more than {_REDIRECTS} times")
 
@@ -91,11 +106,10 @@ def is_public(address: str) -> bool:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return is_public(str(parsed.ipv4_mapped))
-        if any(parsed in network for network in _TRANSLATED):
-            return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return is_public(str(parsed.ipv4_mapped))
+    if any(parsed in network for network in _INWARD):
+        return False
     return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
 
 
@@ -112,8 +126,9 @@ def _connect(parts: SplitResult, until: float) -> http.client.HTTPConnection:
             continue
         try:
             if parts.scheme == "https":
-                context = ssl.create_default_context()
-                sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+                sock = ssl.create_default_context().wrap_socket(
+                    sock, server_hostname=parts.hostname, do_handshake_on_connect=False
+                )
         except OSError as error:
             sock.close()
             raise _refused(parts.hostname, f"no safe connection: {error}") from error
@@ -121,6 +136,19 @@ def _connect(parts: SplitResult, until: float) -> http.client.HTTPConnection:
         connection.sock = sock  # so that it resolves and connects to nothing by itself
         return connection
     raise _refused(parts.hostname, f"it cannot be reached: {failure}")
+
+
+def _shake_hands(sock: socket.socket, parts: SplitResult) -> None:
+    if isinstance(sock, ssl.SSLSocket):
+        try:
+            sock.do_handshake()
+        except OSError as error:
+            raise _refused(parts.netloc, f"no safe connection: {error}") from error
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS, which another thread reads
 
 
 def _ask(
@@ -161,6 +189,7 @@ def _save(
             raise _too_large(url, most_bytes)
         upload.write(block)
         sock.settimeout(_left(until, url))
+    _left(until, url)  # what ends because we hung up is not complete
     if announced.isdecimal() and got != int(announced[:20]):
         raise _refused(url, "it broke off half-way")
     return upload.end()

@@ -24,7 +24,8 @@ from rag_owl.uploads import Upload
         "169.254.169.254", "100.64.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "255.255.255.255",
         "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1",
-        "2001:0:1::1", "not an address", "",
+        "2001:0:1::1", "192.0.0.192", "168.63.129.16", "192.88.99.1", "fec0::1",
+        "not an address", "",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -193,6 +194,25 @@ def test_too_slow(tmp_path: Path, site: Site) -> None:
 
     site.answers["/drip"] = drip
     with pytest.raises(InvalidInput, match=r"too long|timed out"):
+        fetched(tmp_path, "http://owls.example/drip", seconds=0.5)
+
+
+@pytest.mark.parametrize("start", ["X-Drip: ", "Transfer-Encoding: chunked\r\n\r\n1;drip="])
+def test_too_slow_within_a_line(tmp_path: Path, site: Site, start: str) -> None:
+    """No read of such an answer times out by itself."""
+
+    def drip(handler: Any) -> None:
+        handler.send_response(200)
+        handler.flush_headers()
+        handler.wfile.write(start.encode())
+        for _ in range(40):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+        end = b"\r\nx\r\n0\r\n\r\n" if "chunked" in start else b"\r\n\r\nx"
+        handler.wfile.write(end)
+
+    site.answers["/drip"] = drip
+    with pytest.raises(InvalidInput, match="too long"):
         fetched(tmp_path, "http://owls.example/drip", seconds=0.5)
 
 
