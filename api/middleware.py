@@ -119,7 +119,10 @@ class Guard:
             return headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
         if origin in self._origins:
             return False
-        return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        try:
+            return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        except ValueError:  # "http://[": no browser says so
+            return True
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """The body, of which no more comes than the path may take."""

@@ -201,6 +201,7 @@ def test_the_port_is_no_part_of_the_name(host: str, name: str) -> None:
         {"Origin": "https://evil.org"},
         {"Origin": "http://localhost:9999"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://localhost.evil.org"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
