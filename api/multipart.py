@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from rag_owl.api.errors import Problem
+from rag_owl.indexer.loaders.rows import MAX_NESTING
 from rag_owl.uploads import Upload
 
 _BLOCK = 1 << 20
@@ -170,8 +171,21 @@ def check_metadata(given: object) -> None:
         written = json.dumps(given, allow_nan=False)
     except (ValueError, RecursionError):
         raise Problem(422, "metadata: this cannot be kept as JSON", "metadata") from None
+    if _depth(given) > MAX_NESTING:
+        raise Problem(
+            422, f"metadata: lists and objects lie deeper than {MAX_NESTING} in it", "metadata"
+        )
     if "\\u0000" in written or any("\ud800" <= char <= "\udfff" for char in _texts(given)):
         raise Problem(422, "metadata: it holds a NUL or a lone surrogate; leave it out", "metadata")
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects lie in each other; what `json.dumps` took, this can walk."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [m for each in level for m in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _texts(value: Any) -> str:

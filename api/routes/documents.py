@@ -162,9 +162,9 @@ def delete_document(name: Name, document_id: DocumentId, owl: Owl) -> None:
 
 
 def _check_collection(owl: RagOwl, name: str) -> None:
-    """Before a byte is stored. Raises `InvalidInput`, `NotFound`."""
-    with db.writing(owl.engine) as session:
-        collections.get_or_create(session, name)
+    """Before a byte is stored; it is made once all are there. Raises `InvalidInput`, `NotFound`."""
+    with db.reading(owl.engine) as session:
+        collections.check_may_make(session, name)
 
 
 def _origin(owl: RagOwl, name: str, document_id: str) -> str:

@@ -73,11 +73,8 @@ def check_name(name: str, field: str = "name") -> None:
 
 
 def get_or_create(session: Session, name: str) -> Collection:
-    """Raises `InvalidInput`, and `NotFound` where the session may not see one of that name."""
-    check_name(name)
-    allowed = visible(session)
-    if allowed is not None and name not in allowed:
-        return get(session, name)  # which says that there is none, whether there is or not
+    """Raises as `check_may_make` does."""
+    check_may_make(session, name)
     # Two processes may make it at once; neither may fail for that.
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(
@@ -86,6 +83,14 @@ def get_or_create(session: Session, name: str) -> Collection:
         .on_conflict_do_nothing()
     )
     return get(session, name)
+
+
+def check_may_make(session: Session, name: str) -> None:
+    """Raises `InvalidInput`, and `NotFound` where the session may not see one of that name."""
+    check_name(name)
+    allowed = visible(session)
+    if allowed is not None and name not in allowed:
+        get(session, name)  # which says that there is none, whether there is or not
 
 
 def exists(session: Session, name: str) -> bool:

@@ -443,3 +443,14 @@ def test_nothing_sent_becomes_a_header(client: TestClient) -> None:
     headers = client.get(url).headers
     assert "x-evil" not in headers
     assert "\r" not in headers["content-disposition"]
+
+
+def test_metadata_that_no_answer_could_show(client: TestClient) -> None:
+    deep = '{"a":' + "[" * 400 + "]" * 400 + "}"
+    sent = client.post(DOCUMENTS, data={"metadata": deep}, files={"files": ("deep.txt", b"words")})
+    problem(sent, 422, "metadata")
+
+
+def test_a_refused_upload_makes_no_collection(client: TestClient) -> None:
+    assert client.post("/v1/collections/unmade/documents", json={"url": "http://x/"}).is_error
+    problem(client.get("/v1/collections/unmade"), 404)
