@@ -200,20 +200,23 @@ def test_too_slow(tmp_path: Path, site: Site) -> None:
 @pytest.mark.parametrize("start", ["X-Drip: ", "Transfer-Encoding: chunked\r\n\r\n1;drip="])
 def test_too_slow_within_a_line(tmp_path: Path, site: Site, start: str) -> None:
     """No read of such an answer times out by itself."""
+    waited_for = []
 
     def drip(handler: Any) -> None:
         handler.send_response(200)
         handler.flush_headers()
         handler.wfile.write(start.encode())
-        for _ in range(40):
+        for _ in range(200):
             handler.wfile.write(b"x")
             time.sleep(0.05)
+        waited_for.append(start)
         end = b"\r\nx\r\n0\r\n\r\n" if "chunked" in start else b"\r\n\r\nx"
         handler.wfile.write(end)
 
     site.answers["/drip"] = drip
     with pytest.raises(InvalidInput, match="too long"):
         fetched(tmp_path, "http://owls.example/drip", seconds=0.5)
+    assert not waited_for
 
 
 def test_broken_off_and_refused(tmp_path: Path, site: Site) -> None:
