@@ -39,7 +39,7 @@ def kind_of(question: dict[str, Any]) -> str:
 
 
 def right(answer: Answer, wanted: list[str]) -> bool:
-    said = f" {normalise(answer.short or answer.text)} "
+    said = f" {normalise(answer.text)} "
     return not answer.abstained and any(f" {normalise(w)} " in said for w in wanted)
 
 

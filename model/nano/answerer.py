@@ -131,7 +131,8 @@ class NanoAnswerer:
         watch: bool = False,
     ) -> Reading:
         rows = collate(windows)
-        if user or any(items):
+        # It was trained to read without pictures, and to look where the user shows one.
+        if user:
             self._show(rows, windows, user, items)
         return self._reader.infer(rows, watch)
 
@@ -140,7 +141,8 @@ class NanoAnswerer:
 
         -> per user's picture and for the source's own (None where it has none) a (G, G) map: the
         mass that the source's tokens gave to each patch through the gates of the hyper layers,
-        averaged over layers and heads, row by row from the top left. Empty without any picture.
+        averaged over layers and heads, row by row from the top left. Empty without a picture of the
+        user's: then the texts are read alone.
         """
         with self._lock:
             return self._heatmap(context, source)
@@ -148,7 +150,7 @@ class NanoAnswerer:
     def _heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
         user, items = self.look_at(context)
         windows = self._windows_of(context)
-        if not windows or not (user or items[source]):
+        if not windows or not user:
             return [], None
         self._read(windows, user, items, watch=True)
         layers = [m for layer in self._reader.layers if (m := layer.watched) is not None]

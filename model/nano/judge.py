@@ -10,6 +10,8 @@ from rag_owl.model.nano.reader import SUPPORT, Reader
 from rag_owl.model.nano.window import collate, pack, tokenise
 from rag_owl.types import Bearing, Item
 
+WINDOW = 256  # tokens: it was trained on texts of about a hundred
+
 
 class NanoJudge:
     """Implements `rag_owl.ports.Judge`. Safe for several threads."""
@@ -34,11 +36,11 @@ class NanoJudge:
         head = " ".join(f"{part}." for part in (item.title, item.heading) if part)
         said, prefix, text = tokenise(self._tokenizer, [statement, head, item.text])
         best: list[float] | None = None
-        for window in pack(said.ids, [(prefix.ids, text)]):
+        for window in pack(said.ids, [(prefix.ids, text)], limit=WINDOW):
             logits = self._reader.infer(collate([window])).support[0, 0]
             found: list[float] = logits.float().softmax(0).tolist()
-            # A long text supports or contradicts where the part of it does that bears on it most.
-            if best is None or found[SUPPORT.index("unrelated")] < best[SUPPORT.index("unrelated")]:
+            # A long text supports a statement where its best part does.
+            if best is None or found[0] > best[0]:
                 best = found
         if best is None:
             return None
