@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -109,7 +110,7 @@ def write(
     except (OSError, RuntimeError) as error:  # FAISS reports a full disk as RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataFolderError(
-            f"segment {folder} cannot be written ({str(error).splitlines()[0]}); "
+            f"segment {folder} cannot be written ({reason_of(error)}); "
             "check that the data folder is writable and has free space"
         ) from error
     except BaseException:
@@ -216,3 +217,12 @@ def corrupt(path: Path, what: str) -> CorruptData:
         f"{path} {what}; run `rag-owl doctor --deep`: "
         "it makes damaged segments again from the database"
     )
+
+
+def reason_of(error: Exception) -> str:
+    """The system's words, without FAISS's own place in its source around them."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    line = str(error).partition("\n")[0]
+    inner = re.search(r"\(([A-Z][^()]+)\)$", line)
+    return inner[1] if inner else line

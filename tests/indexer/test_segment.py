@@ -346,3 +346,17 @@ def test_the_gpu_finds_what_the_cpu_finds(index_type):
             assert len(set(ids.tolist()) & set(expected.tolist())) >= 9
     searcher.forget(on_gpu)
     searcher.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_is_said_without_the_source_lines_of_faiss() -> None:
+    index = segment_files.faiss.IndexFlatIP(64)
+    index.add(unit(2_000, 64))
+    with pytest.raises(RuntimeError) as failure:
+        segment_files.faiss.write_index(index, "/dev/full")
+    assert "/dev/full" in str(failure.value)
+    assert segment_files.reason_of(failure.value) == "No space left on device"
+    assert segment_files.reason_of(OSError(28, "No space left on device", "a")) == (
+        "No space left on device"
+    )
+    assert segment_files.reason_of(RuntimeError("odd (")) == "odd ("
