@@ -50,11 +50,12 @@ def identify(engine: Engine, settings: Settings, authorization: str | None) -> C
 
     While no key exists, loopback clients may send any: it opens nothing that is not open.
     """
-    secret = _bearer(authorization)
     with db.reading(engine) as session:
-        key = keys.find(session, secret) if secret else None
-        if key is None and not needs_key(settings) and (not secret or not keys.exist(session)):
+        is_open = not needs_key(settings)
+        if is_open and (not authorization or not keys.exist(session)):
             return LOCAL
+        secret = _bearer(authorization)
+        key = keys.find(session, secret) if secret else None
     if key is None:
         raise Problem(
             401,

@@ -44,6 +44,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClie
 def test_loopback_needs_no_key_and_ignores_any_while_none_exists(client: TestClient) -> None:
     assert client.get("/v1/collections").status_code == 200
     assert client.get("/v1/collections", headers=bearer("owl_wrong")).status_code == 200
+    for other in ("Basic dXNlcjpwYXNz", "Bearer ", "nonsense"):
+        answer = client.get("/v1/collections", headers={"Authorization": other})
+        assert answer.status_code == 200, other
 
 
 def test_once_a_key_exists_a_wrong_one_is_refused_everywhere(tmp_path: Path) -> None:
