@@ -30,6 +30,11 @@ def test_mutations_differ_and_are_repeatable(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_no_two_films_are_alike() -> None:
+    chance = random.Random(1)
+    assert len({material.film(chance, 1) for _ in range(30)}) == 30  # of flags some come twice
+
+
 @pytest.mark.slow
 def test_killed_ingests_lose_and_double_nothing(tmp_path: Path) -> None:
     course = kills.run(tmp_path, kills=2, seed=5, files=30, folders=2)

@@ -62,12 +62,13 @@ def pdf(pages: list[str], images: list[bytes]) -> bytes:
 
 
 def film(chance: random.Random, seconds: int = 3) -> bytes:
-    """MP4, H.264: a flag that moves."""
+    """MP4, H.264: a flag that moves, and a comment of its own, so that no two are alike."""
     import av
 
     flag = FLAGS[chance.choice(COUNTRIES).stem].render().resize((96, 64))
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
+        container.metadata["comment"] = f"{chance.getrandbits(64):016x}"
         stream = container.add_stream("libx264", rate=5)
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         for at in range(5 * seconds):
