@@ -2,12 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_DATA ?= owl-data
 
-.PHONY: demo test check
+.PHONY: demo test test-all check
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rag-owl demo --data $(DEMO_DATA)
 
 test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+# With those that kill processes, fuzz a running service, and the like.
+test-all: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
 
 check: $(VENV)/.installed-test
