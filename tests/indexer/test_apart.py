@@ -61,13 +61,27 @@ def flat(values: Iterator[Loaded | Skipped]) -> list[Any]:
     return found
 
 
+OF_OTHERS: set[int] = set()
+
+
 def decoders() -> list[psutil.Process]:
+    """Those that were started since the test began: a server of other tests may have its own."""
+    return [process for process in all_decoders() if process.pid not in OF_OTHERS]
+
+
+def all_decoders() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children():
         with suppress(psutil.Error):  # it has ended
             if "apart_child" in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+@pytest.fixture(autouse=True)
+def _of_others() -> None:
+    OF_OTHERS.clear()
+    OF_OTHERS.update(process.pid for process in all_decoders())
 
 
 def when_busy(do: Callable[[psutil.Process], None]) -> threading.Thread:

@@ -121,7 +121,7 @@ def test_bad_files_are_skipped_with_a_reason(tmp_path: Path) -> None:
     assert "no text" in refusal(tmp_path / "a.txt", b" \n\0\n ")
     assert "binary" in refusal(tmp_path / "a.txt", bytes(range(256)))
     assert "zip archive" in refusal(tmp_path / "a.docx", b"PK\x03\x04xyz")
-    assert "a video" in refusal(tmp_path / "a.mp4", b"\0\0\0\x20ftypisom0000")
+    assert "the video is damaged" in refusal(tmp_path / "a.mp4", b"\0\0\0\x20ftypisom0000")
     assert "limit" in refusal(tmp_path / "a.txt", b"too long", Limits(max_bytes=7))
 
 
