@@ -11,7 +11,7 @@ from torch import Tensor
 from rag_owl.model.nano.reader import Reading
 from rag_owl.model.nano.window import Window
 
-LONGEST = 40  # tokens of one pointed span
+LONGEST = 64  # tokens of one pointed span
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,30 @@ ASKED = {
     "location": ["Where is {}?", "Where does {} lie?", "Where is {} located?"],
     "exports": ["What does {} export?", "Which goods does {} sell abroad?"],
     "symbols": ["What is the national symbol of {}?"],
+    "languages": ["Which languages are spoken in {}?", "What do people in {} speak?",
+                  "Name the languages of {}."],
+    "religions": ["Which religions do people in {} follow?"],
+    "government": ["How is {} governed?", "What kind of state is {}?"],
+    "resources": ["Which natural resources does {} have?"],
+    "terrain": ["What does the land of {} look like?", "What is the terrain of {}?"],
+    "flag": ["What does the flag of {} look like?", "Describe the flag of {}.",
+             "What is on the flag of {}?"],
+    "meaning": ["What does the flag of {} stand for?", "What do the colours of {}'s flag mean?",
+                "What is the meaning of the flag of {}?"],
 }  # fmt: skip
 """Fact -> questions that name the country."""
+_UNKNOWN = [
+    "What is the area of {}?", "When did {} become independent?", "Who founded {}?",
+    "What is the time zone of {}?", "On which side of the road do people drive in {}?",
+    "What is the internet domain of {}?", "How many airports does {} have?",
+    "Who won the last election in {}?", "What is the national bird of {}?",
+    "What is the life expectancy in {}?", "Which sport is most popular in {}?",
+    "What is the longest river of {}?", "How long is the coastline of {}?",
+    "What is the motto of {}?", "Who is the king of {}?", "What is the literacy rate of {}?",
+    "Which football club of {} is the best known?", "What do people in {} eat at breakfast?",
+    "How many soldiers does the army of {} have?", "What is the name of {}'s parliament?",
+]  # fmt: skip
+"""Questions that no card answers, though one is about that very country."""
 _NAMED = {
     "capital": ["The capital of {0} is {1}.", "{1} is the capital of {0}."],
     "highest": ["The highest point of {0} is {1}."],
@@ -38,6 +60,13 @@ _NAMED = {
     "location": ["{0} lies in {1}.", "{0} is in {1}."],
     "exports": ["{0} exports {1}."],
     "symbols": ["The national symbol of {0} is the {1}."],
+    "languages": ["People in {0} speak {1}.", "The languages of {0} are {1}."],
+    "religions": ["The people of {0} are {1}."],
+    "government": ["{0} is a {1}."],
+    "resources": ["The natural resources of {0} are {1}."],
+    "terrain": ["The land of {0} is {1}."],
+    "flag": ["The flag of {0}: {1}.", "{0}'s flag shows {1}."],
+    "meaning": ["On the flag of {0}, {1}."],
 }
 _REVERSED = {
     "capital": ["Which country has {} as its capital?", "{} is the capital of which country?"],
@@ -51,7 +80,7 @@ def card_episode(
     countries: list[dict[str, Any]], rng: random.Random, tokenizer: Any, cards: int
 ) -> Episode:
     """A question that names a country (or, one in five, a fact) and `cards` cards; in one of six
-    the card, or only the fact, is missing."""
+    only the fact is missing, and one in eight asks what no card says."""
     reverse = rng.random() < 0.2
     kind = rng.choice(list(_REVERSED if reverse else ASKED))
     known = [c for c in countries if country_fact(c, kind)]
@@ -81,6 +110,8 @@ def card_episode(
     asked = (_REVERSED if reverse else ASKED)[kind]
     country = shown[gold]
     question = rng.choice(asked).format(country_fact(country, kind) if reverse else country["name"])
+    if rng.random() < 1 / 8:
+        question, missing = rng.choice(_UNKNOWN).format(country["name"]), True
     heads = [t.ids[:16] for t in tokenise(tokenizer, titles)]
     coded = [t.cut(0, 110) for t in tokenise(tokenizer, texts)]
     answers = []

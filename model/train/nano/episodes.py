@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -53,6 +54,35 @@ FACTS = {
         ["What is the national symbol of this country?"],
         ["The national symbol is the {}.", "National symbol: {}."],
     ),
+    "languages": (
+        ["Which languages are spoken in this country?", "What do people speak here?"],
+        ["People speak {}.", "Languages: {}.", "The languages are {}."],
+    ),
+    "religions": (
+        ["Which religions do people of this country follow?"],
+        ["Religions: {}.", "The people are {}."],
+    ),
+    "government": (
+        ["What is the government of this country?", "How is this country governed?"],
+        ["It is a {}.", "Government: {}."],
+    ),
+    "resources": (
+        ["Which natural resources does this country have?", "What is found in its ground?"],
+        ["Its natural resources are {}.", "Resources: {}."],
+    ),
+    "terrain": (
+        ["What does the land of this country look like?", "How is the terrain here?"],
+        ["The land is {}.", "Terrain: {}."],
+    ),
+    "flag": (
+        ["Describe this flag.", "How does the text describe this flag?"],
+        ["The flag: {}.", "Flag: {}.", "Its flag shows {}."],
+    ),
+    "meaning": (
+        ["What do the colours of this flag mean?", "What does this flag stand for?",
+         "What is the meaning of this flag's colours and signs?"],
+        ["On the flag, {}.", "Meaning of the flag: {}."],
+    ),
     "name": (
         ["Which country is this?", "Whose flag is this?", "Which country has this flag?",
          "What country does this flag belong to?"],
@@ -93,13 +123,43 @@ def made_up(kind: str, rng: random.Random) -> str:
     return word
 
 
+FLAG_WEIGHTS = {"capital": 4, "population": 2, "currency": 2, "meaning": 2, "name": 6}
+"""How often a kind is asked about with a picture; others 1."""
+
+
 def country_fact(country: dict[str, Any], kind: str) -> str:
     """The fact in a few words: the first clause, without years and sources in brackets."""
+    if kind in ("flag", "meaning"):
+        return _flag_text(str(country.get("flag") or ""), kind)
     text = str(country.get(kind) or "")
+    if kind in ("languages", "religions"):
+        return _enumeration(text)
     for stop in (";", " (", " per US dollar"):
         text = text.split(stop)[0]
     words = text.strip(" .-").split(", ")
     return ", ".join(words[:3]) if len(text) > 60 else text.strip(" .-")
+
+
+def _flag_text(text: str, kind: str) -> str:
+    """What is seen, or what it stands for: whole clauses of at most 28 words together."""
+    seen, _, meant = text.removeprefix("description: ").partition(" meaning: ")
+    out = ""
+    for clause in (seen if kind == "flag" else meant).split(";"):
+        longer = f"{out}; {clause.strip()}" if out else clause.strip()
+        if len(longer.split()) > 28:
+            break
+        out = longer
+    return out.strip(" .")
+
+
+def _enumeration(text: str) -> str:
+    """The first names of a list with shares: "Hindi 43.6%, Bengali 8%" -> "Hindi and Bengali"."""
+    names = []
+    for part in text.split(";")[0].split(", ")[:4]:
+        name = re.split(r" (?:\d|\(|[<>])", part)[0].strip()
+        if re.fullmatch(r"[A-Z][\w' -]{2,24}", name):
+            names.append(name)
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 class PictureEpisodes:
@@ -113,7 +173,7 @@ class PictureEpisodes:
 
     def flag(self, rng: random.Random) -> Episode:
         """Country cards with their flags; one in seven questions is of no card's country."""
-        kind = rng.choices(list(FACTS), weights=[4, 1, 2, 2, 1, 1, 1, 1, 4])[0]
+        kind = rng.choices(list(FACTS), weights=[FLAG_WEIGHTS.get(k, 1) for k in FACTS])[0]
         known = [i for i, c in enumerate(self.flags.countries) if country_fact(c, kind)]
         shown = rng.sample(known, rng.randint(3, 6))
         groups = self.flags.groups

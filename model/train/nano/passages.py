@@ -155,12 +155,18 @@ def squad_episode(
     answerable: bool,
     limit: int = PASSAGE_TOKENS,
 ) -> Episode:
-    """`passages` items of one article, the gold one among them or replaced by another."""
+    """`passages` items of one article, the gold one among them, or replaced by another or by what
+    is left of it without the answer."""
     gold = article.passages[asked.passage]
     place = token_range(gold.tokens, *asked.spans[0])
     others = [i for i in range(len(article.passages)) if i != asked.passage]
     picked = rng.sample(others, min(len(others), passages - answerable))
     items = [(prefix, crop(article.passages[i], None, rng, limit)) for i in picked]
+    if not answerable and items and rng.random() < 0.5:
+        # the right passage without its answer: close in meaning is not yet an answer
+        rest = crop(gold, None, rng, limit // 2)
+        if all(token_range(rest, *span) is None for span in asked.spans):
+            items[rng.randrange(len(items))] = (prefix, rest)
     answers: list[tuple[int, int, int]] = []
     at: list[int] = []
     if answerable and place is not None:

@@ -83,7 +83,7 @@ class Material:
                 passages.table_episode(rng.choice(self.tables), rng, self.tokenizer)
                 for _ in range(size)
             ]
-        if which < 0.18:
+        if which < 0.22:
             cards = rng.randint(2, 5)
             return kind, [
                 card_episode(self.flags.countries, rng, self.tokenizer, cards)
@@ -103,7 +103,9 @@ class Material:
                 ))  # fmt: skip
             elif i < rows // 2:  # the true statement and a false one of the same question
                 out += [
-                    statements.statement_episode(article, asked, rng, prefix, truth, count)
+                    statements.statement_episode(
+                        article, asked, rng, prefix, truth, count, rng.choice(self.articles)
+                    )
                     for truth in (statements.SUPPORTED, statements.CONTRADICTED)
                 ]
         return kind, out

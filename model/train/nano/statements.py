@@ -75,17 +75,19 @@ def statement_episode(
     prefix: NDArray[np.int32],
     truth: int,
     count: int,
+    stranger: Article,
     limit: int = 110,
 ) -> Episode:
-    """A statement of the wanted truth and `count` items: its own passage, which one in eight is
-    replaced, and others of the article."""
+    """A statement of the wanted truth and `count` items: its own passage, which one in six is
+    replaced, and others of the article or, as often as not, of a stranger to it."""
     said, truth = statement(article, asked, rng, truth)
     gold = article.passages[asked.passage]
     place = token_range(gold.tokens, *asked.spans[0])
     others = [i for i in range(len(article.passages)) if i != asked.passage]
-    own = rng.random() > 1 / 8 or not others
-    picked = rng.sample(others, min(len(others), count - own))
-    items = [(prefix, crop(article.passages[i], None, rng, limit)) for i in picked]
+    own = rng.random() > 1 / 6 or not others
+    picked = [article.passages[i] for i in rng.sample(others, min(len(others), count - own))]
+    picked = [p if rng.random() < 0.5 else rng.choice(stranger.passages) for p in picked]
+    items = [(prefix, crop(p, None, rng, limit)) for p in picked]
     support = [UNRELATED] * len(items)
     if own:
         at = rng.randint(0, len(items))
