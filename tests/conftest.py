@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -20,6 +21,17 @@ from rag_owl.schema import prepare_schema
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
     if name not in ("RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER") and "_TEST_" not in name:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """A command or a service sets how much is said; in a process of its own that ends with it."""
+    loggers = [logging.getLogger(name) for name in (None, "rag_owl", "uvicorn.access", "httpx")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
