@@ -24,9 +24,10 @@ from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, Unrea
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
-from rag_owl.indexer.pipeline import Ingest, Workshop
+from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
+from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer
 from rag_owl.schema import bind_folder, prepare_schema, stored_schema
@@ -184,7 +185,7 @@ class RagOwl:
             target = collections.get_or_create(session, collection)
             parameters = {"paths": absolute} | ({"follow_links": True} if follow_links else {})
             job_id, _ = job_rows.create(session, target.key, "ingest", parameters)
-        self._runner.wake()
+        self.work_soon()
         if wait:
             return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
         return self.job(job_id)
@@ -465,10 +466,13 @@ class RagOwl:
                 used = blob_uses.used(session)
             return removed + self.blobs.remove_unused(used, time.time() - _ORPHAN_SECONDS)
 
-    def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
-        remove_orphans(self.engine, self.segments_folder)
-        sweep(self.folder / "decoding")
-        workshop = Workshop(
+    def work_soon(self) -> None:
+        """Say that a job was begun: whoever works jobs here looks now."""
+        self._runner.wake()
+
+    def workshop(self) -> Workshop:
+        """What every ingest needs."""
+        return Workshop(
             self.engine,
             self.segments_folder,
             self.blobs,
@@ -479,10 +483,16 @@ class RagOwl:
             leave_out=[self.folder],
             remember_picture=self.models.remember_picture(),
         )
-        finished = Ingest(workshop, claim, stopping).run()
-        if finished:
-            uploads.remove(self.folder, claim.parameters)
-        return finished
+
+    def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
+        remove_orphans(self.engine, self.segments_folder)
+        sweep(self.folder / "decoding")
+        kind = KINDS.get(claim.kind)
+        if kind is None:
+            raise InvalidInput(
+                f"this version knows no jobs of the kind {claim.kind!r}; work it with a newer one"
+            )
+        return kind.run(self, claim, stopping)
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:

@@ -1,0 +1,59 @@
+"""What jobs do: one function for each kind of job, in the table `KINDS`.
+
+To add a kind: write a function `(owl, claim, stopping) -> bool` and put it into the table. It
+
+- works until the job is done (True), or until `stopping()` says so or the job was cancelled (False:
+  where it was not cancelled, it is called again later, maybe in another process);
+- goes on from what the database says was done before: a killed job is called again with
+  `claim.interrupted`;
+- begins every transaction that changes something with `store.jobs.advance(session, claim, …)`:
+  it counts, beats the heart, returns whether the job is to be cancelled, and raises `Conflict`
+  where another worker has taken the job over. Let that pass: the runner knows what to do with it.
+  An activation without it can be made by a worker that was suspended and lost its job;
+- counts with `found`, `done` and `failed` (ingest: `added`, `updated`, `unchanged`, `skipped`) what
+  it was given, has done, and could not do; `store.jobs.add_skipped` says why;
+- raises a `RagOwlError` to fail: its message is what the user reads.
+
+A job is begun with `store.jobs.create(session, collection_key, kind, parameters)` and
+`owl.work_soon()`; parameters are plain JSON, of which the same ask for the same job.
+
+Jobs of one lane are worked one after the other (on PostgreSQL: those of one collection), those of
+different lanes at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from rag_owl.store.jobs import Claim
+
+if TYPE_CHECKING:
+    from rag_owl.client import RagOwl
+
+Lane: TypeAlias = Literal["ingest", "upkeep", "safety"]
+LANES: tuple[Lane, ...] = ("ingest", "upkeep", "safety")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    run: Callable[[RagOwl, Claim, Callable[[], bool]], bool]
+    lane: Lane
+
+
+def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Read files into a collection. parameters: `paths`, or those of `uploads.parameters`."""
+    from rag_owl import uploads
+    from rag_owl.indexer.pipeline import Ingest
+
+    finished = Ingest(owl.workshop(), claim, stopping).run()
+    if finished:
+        uploads.remove(owl.folder, claim.parameters)
+    return finished
+
+
+KINDS: dict[str, Kind] = {
+    "ingest": Kind(ingest, "ingest"),
+    # upkeep: reindex, merge, verify; safety: delete, backup (neither may see the other half done)
+}
