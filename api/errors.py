@@ -110,8 +110,9 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
     if isinstance(error, HTTPException):
-        # 400 is FastAPI's for a body of broken UTF-8, 413 ours for one that is too large.
-        field = "body" if error.status_code in (400, 413) else None
+        # 400 is FastAPI's for a body of broken UTF-8; ours are 408 for one that comes too slowly
+        # and 413 for one that is too large.
+        field = "body" if error.status_code in (400, 408, 413) else None
         return Problem(error.status_code, str(error.detail), field, error.headers)
     return Problem(
         500,

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_owl.api import auth, errors, logs
+from rag_owl.api.body import Body
 from rag_owl.api.errors import Problem
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
@@ -125,30 +125,15 @@ class Guard:
             return True
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """The body, of which no more comes than the path may take."""
+        """The body, with the limits of its path."""
         most = self._settings.max_request_bytes
         if headers.get("content-type", "").startswith("multipart/"):
             is_upload = _UPLOADS.fullmatch(scope["path"])
             most = (
                 self._settings.max_upload_bytes if is_upload else self._settings.max_question_bytes
             )
-        # Sent with its length, it is refused before anything of it is read.
-        length = headers.get("content-length", "")
-        too_long = length.isdecimal() and int(length[:20]) > most
-        got = 0
-
-        async def limited() -> Message:
-            nonlocal got
-            if too_long:
-                raise _too_large(most)
-            message = await receive()
-            if message["type"] == "http.request":
-                got += len(message.get("body", b""))
-                if got > most:
-                    raise _too_large(most)
-            return message
-
-        return limited
+        declared = headers.get("content-length", "")
+        return Body(receive, most, self._settings.body_seconds, declared)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -187,11 +172,6 @@ class _Call:
                 headers.setdefault(name, value)
             headers["X-Request-Id"] = self._request_id
         await self._send(message)
-
-
-def _too_large(most: int) -> HTTPException:
-    # FastAPI lets its own kind of exception through where it reads the body.
-    return HTTPException(413, f"the request is larger than the limit of {most:,} bytes")
 
 
 def _plain(error: Exception) -> Exception:

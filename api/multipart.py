@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,6 @@ from rag_owl.uploads import Upload
 
 _BLOCK = 1 << 20
 _MOST_METADATA = 100_000  # bytes
-_SILENCE = 60.0  # seconds without a byte after which nobody is there
 
 
 class Form:
@@ -128,8 +126,8 @@ class Form:
 async def receive(request: Request, upload: Upload, most_files: int) -> dict[str, Any]:
     """The request's files into the upload; returns the metadata given with them.
 
-    Raises `Problem` for a wrong content type, a body that is no multipart form, ends half-way or
-    falls silent, and for no file at all.
+    Raises `Problem` for a wrong content type, a body that is no multipart form or ends half-way,
+    and for no file at all.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
@@ -140,15 +138,7 @@ async def receive(request: Request, upload: Upload, most_files: int) -> dict[str
     form = Form(upload, most_files)
     try:
         parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
-        stream = request.stream()
-        while True:
-            try:
-                async with asyncio.timeout(_SILENCE):
-                    block = await anext(stream, None)
-            except TimeoutError:
-                raise Problem(408, "the upload fell silent; send it again", "files") from None
-            if block is None:
-                break
+        async for block in request.stream():
             if block:  # writing, hashing and fsync are the disk's time, not the event loop's
                 await run_in_threadpool(parser.write, block)
         await run_in_threadpool(parser.finalize)

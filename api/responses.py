@@ -7,7 +7,7 @@ from typing import Any
 
 from rag_owl.api import errors, schemas
 
-_ALWAYS = (400, 401, 403, 413, 421, 422, 429, 500, 503, 507)
+_ALWAYS = (400, 401, 403, 408, 413, 421, 422, 429, 500, 503, 507)
 
 
 def problems(*further: int) -> dict[int | str, dict[str, Any]]:

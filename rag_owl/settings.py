@@ -203,6 +203,12 @@ class Settings(BaseSettings):
         256 * 2**20, ge=1024, description="Largest question with its pictures and its video."
     )
     max_upload_bytes: int = Field(8 * 2**30, ge=1, description="Largest upload, all its files.")
+    body_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3_600,
+        description="Waiting for a request's body; with 16 KiB a second it may take longer.",
+    )
     max_upload_files: int = Field(1_000, ge=1, description="Files of one upload.")
     allow_url_ingest: bool = Field(False, description="Whether documents may be given by URL.")
     url_bytes: int = Field(64 * 2**20, ge=1, description="Largest document fetched by URL.")

@@ -100,7 +100,7 @@ _ERROR = {
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": "In OpenAI's form.", **_ERROR}
-    for status in (400, 401, 403, 404, 413, 415, 421, 429, 500, 502, 503, 504, 507)
+    for status in (400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 502, 503, 504, 507)
 }
 
 router = APIRouter(

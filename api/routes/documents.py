@@ -52,7 +52,7 @@ _ONE_FILE = {
     "",
     response_model=schemas.Uploaded,
     status_code=202,
-    responses=problems(404, 408, 415, 502),
+    responses=problems(404, 415, 502),
     dependencies=[MayIngest],
     openapi_extra={
         "requestBody": {
@@ -128,7 +128,7 @@ def get_content(name: Name, document_id: DocumentId, owl: Owl, request: Request)
     "/{document_id}",
     response_model=schemas.Uploaded,
     status_code=202,
-    responses=problems(404, 408, 415),
+    responses=problems(404, 415),
     dependencies=[MayIngest],
     openapi_extra={
         "requestBody": {
