@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from rag_owl.errors import DataFolderError
 
-SCHEMA = "0002"  # the newest migration; a test holds it equal to Alembic's head
+SCHEMA = "0003"  # the newest migration; a test holds it equal to Alembic's head
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
 _NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -195,7 +195,7 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
-    collection_key: Mapped[int] = mapped_column(
+    collection_key: Mapped[int | None] = mapped_column(  # None: of the whole installation
         ForeignKey("collections.key", ondelete="CASCADE"), index=True
     )
     state: Mapped[str] = mapped_column(String(16), index=True)
@@ -212,9 +212,18 @@ class JobRow(Base):
     unchanged: Mapped[int] = mapped_column(Integer, default=0)
     skipped: Mapped[int] = mapped_column(Integer, default=0)
     items: Mapped[int] = mapped_column(Integer, default=0)
+    # What jobs that add no documents have done and could not do.
+    done: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    failed: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Float)
     finished_at: Mapped[float | None] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float)  # first claimed
+    # How it stood when it was claimed last: the rate since then says when it will end.
+    claimed_at: Mapped[float | None] = mapped_column(Float)
+    claimed_handled: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # How often in a row its process ended before anything more was done.
+    interruptions: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     key_id: Mapped[str | None] = mapped_column(String(32))  # who began it
 
 

@@ -73,3 +73,35 @@ def test_an_older_sqlite_database_is_copied_before_it_is_migrated(tmp_path: Path
         assert connection.execute(text("SELECT word FROM kept")).scalar() == "owl"
     copied.dispose()
     engine.dispose()
+
+
+def test_jobs_keep_their_inputs_when_their_table_is_written_anew(empty_engine: Engine) -> None:
+    def run(statement: str) -> list[tuple[object, ...]]:
+        with empty_engine.begin() as connection:
+            result = connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    with empty_engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0002")
+    run("INSERT INTO collections (key, name, version, created_at) VALUES (7, 'c', 0, 0)")
+    run(
+        "INSERT INTO jobs (id, kind, collection_key, state, parameters, fence, cancel_requested, "
+        "scanned, found, added, updated, unchanged, skipped, items, created_at) "
+        "VALUES ('j', 'ingest', 7, 'queued', '{}', 3, false, true, 2, 1, 0, 0, 1, 5, 1.5)"
+    )
+    run(
+        "INSERT INTO job_inputs (job_id, position, name, path, companion_name, done, next_row) "
+        "VALUES ('j', 0, 'a', '/a', '', false, 0)"
+    )
+    run("INSERT INTO skipped (key, job_id, name, reason) VALUES (9, 'j', 'b', 'broken')")
+    for move, revision in (("upgrade", "0003"), ("downgrade", "0002"), ("upgrade", "0003")):
+        with empty_engine.begin() as connection:
+            getattr(command, move)(alembic_config(connection), revision)
+    assert run("SELECT id, fence, found, done, failed FROM jobs") == [("j", 3, 2, 0, 0)]
+    assert run("SELECT job_id, name, path FROM job_inputs") == [("j", "a", "/a")]
+    assert run("SELECT key, job_id, reason FROM skipped") == [(9, "j", "broken")]
+    if empty_engine.dialect.name == "sqlite":
+        assert run("PRAGMA foreign_key_check") == []
+    run("UPDATE jobs SET collection_key = NULL")
+    run("DELETE FROM jobs")
+    assert run("SELECT name FROM job_inputs") == run("SELECT name FROM skipped") == []
