@@ -95,11 +95,10 @@ class Models:
         )
         return found
 
-    def judge(self) -> Judge | None:
-        """What citations are checked with. Raises `ModelError`."""
-        found: Judge | None = self._once(
-            "judge", partial(registry.load_judge, self._settings.judge)
-        )
+    def judge(self, name: str | None = None) -> Judge | None:
+        """What citations are checked with; None: as the settings say. Raises `ModelError`."""
+        chosen = name or self._settings.judge
+        found: Judge | None = self._once(f"judge {chosen}", partial(registry.load_judge, chosen))
         return found
 
     def remember_picture(self) -> Callable[[str], object] | None:
