@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from rag_owl.errors import DataFolderError
 
-SCHEMA = "0003"  # the newest migration; a test holds it equal to Alembic's head
+SCHEMA = "0004"  # the newest migration; a test holds it equal to Alembic's head
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
 _NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -145,13 +145,22 @@ class ItemRow(Base):
 
 class GenerationRow(Base):
     __tablename__ = "generations"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = (
+        Index(
+            "uq_generations_live",
+            "collection_key",
+            unique=True,
+            sqlite_where=text("state = 'live'"),
+            postgresql_where=text("state = 'live'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
 
     key: Mapped[int] = mapped_column(_Key, primary_key=True)
     collection_key: Mapped[int] = mapped_column(
         ForeignKey("collections.key", ondelete="CASCADE"), index=True
     )
-    state: Mapped[str] = mapped_column(String(16))  # building, live, retired
+    state: Mapped[str] = mapped_column(String(16))  # as rag_owl.store.generations says
     splitter: Mapped[int] = mapped_column(Integer)
     text_embedder: Mapped[str] = mapped_column(Text)
     text_dimension: Mapped[int] = mapped_column(Integer)
@@ -160,6 +169,10 @@ class GenerationRow(Base):
     vector_engine: Mapped[str] = mapped_column(String(16))
     index_type: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float] = mapped_column(Float)
+    live_since: Mapped[float | None] = mapped_column(Float)
+    # It has nearly all vectors: until then no batch of new documents is begun.
+    closing_until: Mapped[float | None] = mapped_column(Float)
+    comparison: Mapped[dict[str, Any] | None] = mapped_column(_NullableJson)
 
 
 class SegmentRow(Base):

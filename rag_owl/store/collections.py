@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,6 +46,10 @@ class Generation:
     picture_dimension: int
     vector_engine: str = "faiss"
     index_type: str = "auto"
+
+    def same_as(self, other: Generation) -> bool:
+        """Whether vectors of the one are vectors of the other."""
+        return replace(self, key=0) == replace(other, key=0)
 
 
 def get(session: Session, name: str) -> Collection:
@@ -159,20 +163,30 @@ def touch(session: Session, collection_key: int) -> None:
     )
 
 
+def version(session: Session, key: int) -> int:
+    """As `Collection.version`, of a collection that is there."""
+    return session.execute(
+        select(CollectionRow.version).where(CollectionRow.key == key)
+    ).scalar_one()
+
+
 def live_generation(session: Session, collection_key: int) -> Generation | None:
     row = session.scalar(
         select(GenerationRow).where(
             GenerationRow.collection_key == collection_key, GenerationRow.state == "live"
         )
     )
-    return _generation(row) if row else None
+    return from_row(row) if row else None
 
 
-def create_generation(session: Session, collection_key: int, wanted: Generation) -> Generation:
-    """A first, live generation; `wanted.key` is ignored."""
+def create_generation(
+    session: Session, collection_key: int, wanted: Generation, state: str = "live"
+) -> Generation:
+    """`wanted.key` is ignored."""
+    now = time.time()
     row = GenerationRow(
         collection_key=collection_key,
-        state="live",
+        state=state,
         splitter=wanted.splitter,
         text_embedder=wanted.text_embedder,
         text_dimension=wanted.text_dimension,
@@ -180,14 +194,15 @@ def create_generation(session: Session, collection_key: int, wanted: Generation)
         picture_dimension=wanted.picture_dimension,
         vector_engine=wanted.vector_engine,
         index_type=wanted.index_type,
-        created_at=time.time(),
+        created_at=now,
+        live_since=now if state == "live" else None,
     )
     session.add(row)
     session.flush()
-    return _generation(row)
+    return from_row(row)
 
 
-def _generation(row: GenerationRow) -> Generation:
+def from_row(row: GenerationRow) -> Generation:
     return Generation(
         row.key,
         row.splitter,

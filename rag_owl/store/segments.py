@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, delete, literal, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from rag_owl.db import GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
+from rag_owl.db import Base, GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
+
+_AT_ONCE = 10_000  # values in one IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +55,10 @@ def replace(
     dropped: Sequence[int],
 ) -> None:
     """Put a merged segment in the place of `old`; `dropped`: the dead it left out."""
-    session.execute(
-        update(SegmentRow)
-        .where(SegmentRow.id.in_([segment.id for segment in old]))
-        .values(active=False, retired_at=time.time())
-    )
+    drop(session, [segment.id for segment in old])
     if new is not None:
         activate(session, generation_key, new)
-    for at in range(0, len(dropped), 10_000):
-        session.execute(
-            delete(TombstoneRow).where(
-                TombstoneRow.generation_key == generation_key,
-                TombstoneRow.channel == old[0].channel,
-                TombstoneRow.item_key.in_(dropped[at : at + 10_000]),
-            )
-        )
+    clear_tombstones(session, generation_key, old[0].channel, dropped)
 
 
 def retired(session: Session, before: float) -> list[str]:
@@ -124,12 +117,61 @@ def _bury(session: Session, collection_key: int, which: ColumnElement[bool]) -> 
             ItemRow.splitter == GenerationRow.splitter,
             flag,
         )
+        columns = ["generation_key", "channel", "item_key"]
+        # What is being built may bury the same at the same time.
         session.execute(
-            insert(TombstoneRow).from_select(["generation_key", "channel", "item_key"], dead)
+            _insert(session, TombstoneRow).from_select(columns, dead).on_conflict_do_nothing()
         )
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)
 
 
 def raise_up(session: Session, revision_key: int) -> None:
     """Undo `bury`."""
     items = select(ItemRow.key).where(ItemRow.revision_key == revision_key)
     session.execute(delete(TombstoneRow).where(TombstoneRow.item_key.in_(items)))
+
+
+def bury_unsearched(
+    session: Session, generation_key: int, channel: str, keys: Sequence[int]
+) -> None:
+    """Of vectors that were just made: those of items that are gone, or not searched (yet), are
+    dead. The caller holds the collection's lock."""
+    for at in range(0, len(keys), _AT_ONCE):
+        part = list(keys[at : at + _AT_ONCE])
+        searched = session.scalars(
+            select(ItemRow.key)
+            .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+            .where(ItemRow.key.in_(part), RevisionRow.current)
+        )
+        if dead := sorted(set(part) - set(searched)):
+            rows = [
+                {"generation_key": generation_key, "channel": channel, "item_key": key}
+                for key in dead
+            ]
+            session.execute(_insert(session, TombstoneRow).on_conflict_do_nothing(), rows)
+
+
+def clear_tombstones(
+    session: Session, generation_key: int, channel: str, keys: Sequence[int]
+) -> None:
+    for at in range(0, len(keys), _AT_ONCE):
+        session.execute(
+            delete(TombstoneRow).where(
+                TombstoneRow.generation_key == generation_key,
+                TombstoneRow.channel == channel,
+                TombstoneRow.item_key.in_(keys[at : at + _AT_ONCE]),
+            )
+        )
+
+
+def drop(session: Session, ids: Sequence[str]) -> None:
+    """Search these segments no more; their files go when no search can be reading them."""
+    session.execute(
+        update(SegmentRow)
+        .where(SegmentRow.id.in_(ids))
+        .values(active=False, retired_at=time.time())
+    )
