@@ -13,7 +13,6 @@ from rag_owl import __version__, db
 from rag_owl.client import RagOwl
 from rag_owl.errors import RagOwlError
 from rag_owl.indexer.embed import load_text_embedder
-from rag_owl.indexer.segment import Segment
 from rag_owl.ports import PictureEmbedder
 from rag_owl.store import collections, segments
 
@@ -130,9 +129,8 @@ def _segments(owl: RagOwl, deep: bool) -> Iterator[Finding]:
         return
     for info in active:
         try:
-            segment = Segment.open(owl.segments_folder / info.id)
-            if deep:
-                segment.verify()
+            check = owl.segments.verify if deep else owl.segments.open
+            check(info.id)
         except RagOwlError as error:
             damaged += 1
             yield Finding(f"segment {info.id}", False, str(error))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from rag_owl.indexer.segment import write_segment
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import bulk, collections, documents, items, jobs, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument, OpenRevision
@@ -56,7 +55,7 @@ class Batch:
 
 def commit(
     session: Session,
-    folder: Path,
+    store: SegmentStore,
     claim: Claim,
     generation: Generation,
     batch: Batch,
@@ -113,7 +112,7 @@ def commit(
             counters[revision.outcome] += 1
     for channel in vectors:
         if keys[channel]:
-            info = write_vectors(folder, generation, channel, keys[channel], vectors[channel])
+            info = write_vectors(store, generation, channel, keys[channel], vectors[channel])
             segments.activate(session, generation.key, info)
     jobs.add_skipped(session, claim, batch.skipped)
     jobs.input_done(session, claim, batch.done)
@@ -185,7 +184,7 @@ def _collect(
 
 
 def write_vectors(
-    folder: Path,
+    store: SegmentStore,
     generation: Generation,
     channel: str,
     keys: Sequence[int],
@@ -193,8 +192,8 @@ def write_vectors(
 ) -> segments.SegmentInfo:
     """A new segment's files; it is searched when its row is activated."""
     name = uuid.uuid4().hex
-    manifest = write_segment(
-        folder / name,
+    manifest = store.write(
+        name,
         np.asarray(keys, dtype=np.int64),
         np.stack(vectors),
         index_type=generation.index_type,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from sqlalchemy import Engine
@@ -15,7 +13,7 @@ from sqlalchemy import Engine
 from rag_owl import db
 from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import segment_facts
-from rag_owl.indexer.segment import Segment, merge_segments
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import collections, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.segments import SegmentInfo
@@ -27,7 +25,7 @@ _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searche
 
 
 def merge_segments_of(
-    engine: Engine, folder: Path, generation: Generation, final: bool = False
+    engine: Engine, store: SegmentStore, generation: Generation, final: bool = False
 ) -> None:
     """Merge where it pays; at a job's end (`final`) down to segments of clearly different size.
 
@@ -44,11 +42,11 @@ def merge_segments_of(
         if not final and len(chosen) < 2:
             chosen = sorted(mine, key=lambda segment: segment.count)[: MOST_SEGMENTS // 2]
         try:
-            _merge(engine, folder, generation, chosen)
+            _merge(engine, store, generation, chosen)
         except CorruptData as error:
             log.error("%s segments were not merged: %s", channel, error)
     if final:
-        remove_retired(engine, folder)
+        remove_retired(engine, store)
 
 
 def _choose(active: Sequence[SegmentInfo]) -> list[SegmentInfo]:
@@ -65,7 +63,9 @@ def _choose(active: Sequence[SegmentInfo]) -> list[SegmentInfo]:
     return max(groups, key=len, default=[])
 
 
-def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[SegmentInfo]) -> None:
+def _merge(
+    engine: Engine, store: SegmentStore, generation: Generation, chosen: list[SegmentInfo]
+) -> None:
     if not chosen:
         return
     channel = chosen[0].channel
@@ -74,7 +74,7 @@ def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[Se
         dead = segments.tombstones(session, generation.key, channel, for_good=True)
     if len(chosen) < 2 and not dead:
         return
-    opened = [Segment.open(folder / segment.id) for segment in chosen]
+    opened = [store.open(segment.id) for segment in chosen]
     excluded = np.asarray(dead, dtype=np.int64)
     dropped = np.concatenate([np.intersect1d(segment.ids, excluded) for segment in opened])
     if len(chosen) < 2 and not len(dropped):
@@ -82,8 +82,8 @@ def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[Se
     new = None
     if sum(segment.count for segment in chosen) > len(dropped):
         name = uuid.uuid4().hex
-        manifest = merge_segments(
-            folder / name,
+        manifest = store.merge(
+            name,
             opened,
             excluded,
             index_type=generation.index_type,
@@ -95,25 +95,24 @@ def _merge(engine: Engine, folder: Path, generation: Generation, chosen: list[Se
         collections.touch_generation(session, generation.key)
 
 
-def remove_retired(engine: Engine, folder: Path) -> None:
+def remove_retired(engine: Engine, store: SegmentStore) -> None:
     """Delete the files of segments that were replaced long enough ago."""
     with db.reading(engine) as session:
         ids = segments.retired(session, time.time() - _READERS_NEED)
     for name in ids:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        store.remove(name)
     if ids:
         with db.writing(engine) as session:
             segments.forget(session, ids)
 
 
-def remove_orphans(engine: Engine, folder: Path) -> int:
+def remove_orphans(engine: Engine, store: SegmentStore) -> int:
     """Delete what killed processes left behind; how many. The caller holds the folder's lock."""
     removed = 0
     with db.reading(engine) as session:
         known = segments.known(session)
-    if folder.is_dir():
-        for each in folder.iterdir():
-            if each.name not in known:
-                shutil.rmtree(each, ignore_errors=True)
-                removed += 1
+    for name in store.names():
+        if name not in known:
+            store.remove(name)
+            removed += 1
     return removed

@@ -21,6 +21,7 @@ from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.merge import merge_segments_of, remove_retired
 from rag_owl.indexer.search import Embedders
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
@@ -44,7 +45,7 @@ class Workshop:
     """What every ingest job needs."""
 
     engine: Engine
-    segments: Path
+    segments: SegmentStore
     blobs: BlobStore
     limits: Limits
     batch_size: int  # texts embedded at once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from rag_owl import db, media
 from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import embedding_input, write_vectors
 from rag_owl.indexer.search import Embedders
-from rag_owl.indexer.segment import Segment
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
 from rag_owl.store import collections, items, segments
@@ -26,7 +25,7 @@ _AT_ONCE = 1_000
 
 def rebuild_damaged(
     engine: Engine,
-    folder: Path,
+    store: SegmentStore,
     blobs: BlobStore,
     limits: Limits,
     embedders: Callable[[Generation], Embedders],
@@ -45,7 +44,7 @@ def rebuild_damaged(
     rebuilt = 0
     for channel in ("text", "picture"):
         mine = [info for info in active if info.channel == channel]
-        present, damaged = _sort_out(folder, mine)
+        present, damaged = _sort_out(store, mine)
         if not damaged:
             continue
         with db.reading(engine) as session:
@@ -58,7 +57,7 @@ def rebuild_damaged(
         ):
             keys += item_keys
             vectors += list(embedded)
-        new = write_vectors(folder, generation, channel, keys, vectors) if keys else None
+        new = write_vectors(store, generation, channel, keys, vectors) if keys else None
         with db.writing(engine) as session:
             segments.replace(session, generation.key, damaged, new, [])
             collections.touch(session, collection_key)
@@ -66,14 +65,13 @@ def rebuild_damaged(
     return rebuilt
 
 
-def _sort_out(folder: Path, infos: list[SegmentInfo]) -> tuple[set[int], list[SegmentInfo]]:
+def _sort_out(store: SegmentStore, infos: list[SegmentInfo]) -> tuple[set[int], list[SegmentInfo]]:
     """(item keys of the sound segments, the damaged ones)."""
     present: set[int] = set()
     damaged = []
     for info in infos:
         try:
-            segment = Segment.open(folder / info.id)
-            segment.verify()
+            segment = store.verify(info.id)
         except CorruptData:
             damaged.append(info)
         else:

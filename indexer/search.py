@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from rag_owl import db, media
 from rag_owl.errors import CorruptData
 from rag_owl.indexer.gpu import GpuSearcher
 from rag_owl.indexer.segment import Segment, search_segments
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore, PictureEmbedder, TextEmbedder
 from rag_owl.store import collections, filters, items, segments, words
@@ -97,7 +97,7 @@ class _Queries:
 class HybridRetriever:
     """Implements `rag_owl.ports.Retriever`. Safe for many threads.
 
-    folder: where segments lie, one folder each, named by their ids.
+    store: where segments lie, named by their ids.
     embedders: the embedders of a generation; called at every query, so it should remember them.
     gpu: what searches segments on a GPU, or None where there is none.
     """
@@ -105,14 +105,14 @@ class HybridRetriever:
     def __init__(
         self,
         engine: Engine,
-        folder: Path,
+        store: SegmentStore,
         blobs: BlobStore,
         embedders: Callable[[Generation], Embedders],
         limits: Limits,
         gpu: Callable[[], GpuSearcher | None],
     ) -> None:
         self._engine = engine
-        self._folder = folder
+        self._store = store
         self._blobs = blobs
         self._embedders = embedders
         self._limits = limits
@@ -243,7 +243,7 @@ class HybridRetriever:
             known = {s.folder.name: s for v in (view.segments if view else {}).values() for s in v}
             active: dict[str, list[Segment]] = {"text": [], "picture": []}
             for info in segments.active(session, generation.key):
-                opened = known.get(info.id) or Segment.open(self._folder / info.id, self._gpu())
+                opened = known.get(info.id) or self._store.open(info.id, self._gpu())
                 active[info.channel].append(opened)
             dead = {
                 channel: np.asarray(

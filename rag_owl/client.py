@@ -27,6 +27,7 @@ from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
+from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer
@@ -59,7 +60,7 @@ class RagOwl:
         self.folder = settings.data.expanduser().resolve()
         self.blobs = FolderBlobs(self.folder / "blobs")
         self.engine = engine
-        self.segments_folder = self.folder / "segments"
+        self.segments = SegmentStore(self.folder / "segments")
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
@@ -77,7 +78,7 @@ class RagOwl:
         self.models = Models(settings, self.blobs, self.folder, self._limits)
         self._retriever = HybridRetriever(
             engine,
-            self.segments_folder,
+            self.segments,
             self.blobs,
             self.models.embedders_of,
             self._limits,
@@ -446,7 +447,7 @@ class RagOwl:
             key = collections.get(session, collection).key
         return rebuild_damaged(
             self.engine,
-            self.segments_folder,
+            self.segments,
             self.blobs,
             self._limits,
             self.models.embedders_of,
@@ -460,7 +461,7 @@ class RagOwl:
         `DataFolderBusy` while a job runs.
         """
         with job_runner.exclusively(self.folder, seconds=10):
-            removed = remove_orphans(self.engine, self.segments_folder)
+            removed = remove_orphans(self.engine, self.segments)
             removed += sweep(self.folder / "decoding") + uploads.sweep(self.engine, self.folder)
             with db.reading(self.engine) as session:
                 used = blob_uses.used(session)
@@ -474,7 +475,7 @@ class RagOwl:
         """What every ingest needs."""
         return Workshop(
             self.engine,
-            self.segments_folder,
+            self.segments,
             self.blobs,
             self._limits,
             self.settings.batch_size,
@@ -485,7 +486,7 @@ class RagOwl:
         )
 
     def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
-        remove_orphans(self.engine, self.segments_folder)
+        remove_orphans(self.engine, self.segments)
         sweep(self.folder / "decoding")
         kind = KINDS.get(claim.kind)
         if kind is None:

@@ -92,7 +92,7 @@ def run(scratch: Path, url: str, files: int, rounds: int, seed: int = 1) -> list
             known = set(session.scalars(select(db.SegmentRow.id)))
         if half:
             wrong.append(f"{half} revisions are half-read")
-        if strays := {path.name for path in owl.segments_folder.iterdir()} - known:
+        if strays := set(owl.segments.names()) - known:
             wrong.append(f"segments without a row: {strays}")
     if not url:
         wrong += problems(data)
