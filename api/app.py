@@ -41,6 +41,7 @@ log = logs.get_logger(__name__)
 
 # Answers that clients wait for had their time when the server waited for its requests.
 _LAST_WAIT = 1.0  # seconds
+_SEARCHES = 2  # at once: more only take the processor from each other
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -59,12 +60,14 @@ def create_app(settings: Settings) -> FastAPI:
         lane = Lane("model", settings.waiting_questions)
         remote = Lane("remote", settings.waiting_questions, settings.remote_calls)
         batched = Lane("batched", settings.waiting_questions, settings.model_rows)
+        searching = Lane("search", settings.waiting_questions, _SEARCHES)
         state = State(
             settings=settings,
             owl=owl,
             lane=lane,
             remote=remote,
             batched=batched,
+            searching=searching,
             watch=JobWatch(owl.engine),
             rates=rates,
             metrics=metrics,
@@ -84,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
             state.ready = False
             loading.cancel()
             state.watch.close()
-            for each in (lane, remote, batched):
+            for each in state.lanes:
                 await run_in_threadpool(each.close, _LAST_WAIT)
             await run_in_threadpool(owl.close)
 

@@ -35,10 +35,6 @@ def get_settings(state: Annotated[State, Depends(get_state)]) -> Settings:
     return state.settings
 
 
-def get_lane(state: Annotated[State, Depends(get_state)]) -> Lane:
-    return state.lane
-
-
 async def get_caller(
     request: Request,
     state: Annotated[State, Depends(get_state)],
@@ -63,7 +59,6 @@ def get_owl(state: Annotated[State, Depends(get_state)], who: Who) -> RagOwl:
 
 The = Annotated[State, Depends(get_state)]
 Owl = Annotated[RagOwl, Depends(get_owl)]
-ModelLane = Annotated[Lane, Depends(get_lane)]
 Options = Annotated[Settings, Depends(get_settings)]
 
 

@@ -22,8 +22,9 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from pydantic import Field
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from rag_owl import __version__
 from rag_owl.api import answering, auth, data_urls, errors, show, wire
@@ -69,14 +70,17 @@ class Backend:
     owl: RagOwl  # in which only the caller's collections exist
     settings: Settings
     lane_of: Callable[[str | None], Lane]
+    searching: Lane
     key_id: str | None = None
 
-    async def answer(self, model: str | None, work: Callable[[Ticket[Answer]], Answer]) -> Answer:
-        ticket = self.lane_of(model).submit(work)
-        try:
-            return await asyncio.wrap_future(ticket.future)
-        finally:
-            ticket.cancel()  # of what has ended: nothing happens
+
+async def _on(lane: Lane, work: Callable[[Ticket[T]], T]) -> T:
+    """The work's result. Raises `Busy` at once when the lane's queue is full."""
+    ticket = lane.submit(work)
+    try:
+        return await asyncio.wrap_future(ticket.future)
+    finally:
+        ticket.cancel()  # of what has ended: nothing happens
 
 
 def build(backend: Callable[[Context], Backend]) -> MCPServer:
@@ -108,7 +112,7 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
         """Find the items of a collection that fit words, pictures or both, best first."""
         using = backend(context)
 
-        def run() -> CallToolResult:
+        def run(_: Ticket[CallToolResult]) -> CallToolResult:
             pictures = _pictures(using, images)
             hits = using.owl.search(collection, query, pictures, filters, k)
             lines = [
@@ -120,7 +124,10 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
             document = {"data": [wire.retrieved(hit) for hit in hits]}
             return _result("\n\n".join(lines) or "Nothing was found.", document, shown)
 
-        return await _told(run)
+        try:
+            return await _on(using.searching, run)
+        except (RagOwlError, Problem) as error:
+            raise ToolError(errors.problem_of(error).detail) from error
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     async def ask(
@@ -157,7 +164,7 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
                     asked_by=using.key_id,
                 )
 
-            answer = await using.answer(chosen, work)
+            answer = await _on(using.lane_of(chosen), work)
             return await anyio.to_thread.run_sync(_answered, using.owl, answer)
 
         try:
@@ -234,6 +241,7 @@ def _of_request(context: Context) -> Backend:
         state.owl.limited_to(caller.collections),
         state.settings,
         partial(answering.lane_of, state),
+        state.searching,
         caller.key_id,
     )
 
@@ -252,7 +260,8 @@ class Endpoint:
         server = build(_of_request)
         server.streamable_http_app(
             stateless_http=True,
-            max_request_body_size=self._settings.max_request_bytes,
+            # The outermost layer limits it already, and says so in our form.
+            max_request_body_size=2**62,
             host="",
         )
         self._manager = server.session_manager
@@ -269,10 +278,14 @@ class Endpoint:
             scope[_CALLER] = await self._caller(request)
             if self._manager is None:
                 raise Problem(503, "the service starts; try again", headers={"Retry-After": "2"})
-        except (Problem, RagOwlError) as error:
+            if scope["method"] != "POST":
+                # The protocol's GET keeps a stream open for what a server says by itself: nothing.
+                raise Problem(405, "calls are sent with POST", headers={"Allow": "POST"})
+            body = await request.body()
+        except (Problem, RagOwlError, HTTPException) as error:
             await errors.respond(error, request_id)(scope, receive, send)
             return
-        await self._manager.handle_request(scope, receive, send)
+        await self._manager.handle_request(scope, _after(body, receive), send)
 
     async def _caller(self, request: Request) -> Caller:
         state: State = request.app.state.rag_owl
@@ -286,6 +299,20 @@ class Endpoint:
         return caller
 
 
+def _after(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once more, which was read with our limits."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
 # --- over stdio -----------------------------------------------------------------------------------
 
 
@@ -295,10 +322,11 @@ def serve_stdio(settings: Settings) -> None:
         RagOwl.open(**dict(settings)) as owl,
         Lane("model", settings.waiting_questions) as lane,
         Lane("remote", settings.waiting_questions, settings.remote_calls) as remote,
+        Lane("search", settings.waiting_questions) as searching,
     ):
 
         def lane_of(model: str | None) -> Lane:
             return remote if (model or settings.model) in settings.remote_models else lane
 
-        using = Backend(owl, settings, lane_of)
+        using = Backend(owl, settings, lane_of, searching)
         build(lambda _: using).run("stdio")

@@ -44,7 +44,10 @@ class Metrics:
             registry=self.registry,
         )
         self.queue = Gauge(
-            "rag_owl_lane", "Questions on the model's lane.", ["state"], registry=self.registry
+            "rag_owl_lane",
+            "Questions: of the model, of model servers, answered in batches, of searches.",
+            ["lane", "state"],
+            registry=self.registry,
         )
         self.refused = Counter(
             "rag_owl_refused", "Requests refused, by reason.", ["reason"], registry=self.registry

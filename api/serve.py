@@ -11,6 +11,7 @@ import uvicorn
 from rag_owl.api import auth, logs
 from rag_owl.api.app import create_app
 from rag_owl.api.middleware import split_list
+from rag_owl.api.protocol import TimedProtocol
 from rag_owl.client import RagOwl
 from rag_owl.errors import InvalidSettings
 from rag_owl.settings import Settings
@@ -31,6 +32,7 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
+        http=TimedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

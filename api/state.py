@@ -20,9 +20,14 @@ class State:
     lane: Lane  # where the model answers
     remote: Lane  # where models behind servers do, many at once
     batched: Lane  # where a model does that answers several questions in one batch
+    searching: Lane  # where searches without an answer are embedded
     watch: JobWatch
     rates: RateLimits
     metrics: Metrics
     thumbnails: Thumbnails
     ready: bool = False  # models are loaded
     trouble: str = ""  # why they are not
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return self.lane, self.remote, self.batched, self.searching

@@ -102,8 +102,7 @@ class Lane:
             free = len(self._threads) - self._busy
             if len(self._queue) >= self._most_waiting + free:
                 raise Busy(
-                    f"{len(self._queue)} questions are waiting for the model already; "
-                    "try again later",
+                    f"{len(self._queue)} questions are waiting already; try again later",
                     self._retry_after(),
                 )
             self._queue.append(ticket)  # type: ignore[arg-type]

@@ -64,8 +64,9 @@ async def _may_see_metrics(request: Request, state: The) -> None:
 )
 async def figures(state: The, _: Annotated[None, Depends(_may_see_metrics)]) -> Response:
     """Figures for Prometheus."""
-    state.metrics.queue.labels("waiting").set(state.lane.waiting)
-    state.metrics.queue.labels("running").set(state.lane.running)
+    for lane in state.lanes:
+        state.metrics.queue.labels(lane.name, "waiting").set(lane.waiting)
+        state.metrics.queue.labels(lane.name, "running").set(lane.running)
     state.metrics.streams.set(state.watch.followers)
     await run_in_threadpool(_count_jobs, state)
     return Response(state.metrics.write(), media_type=metrics.CONTENT_TYPE_LATEST)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from rag_owl import RagOwl
 from tests.browser import serve
-from tests.service import make_key, png
+from tests.service import bearer, make_key, png, problem
 
 PLAIN: dict[str, Any] = {"model": "sentences", "picture_embedder": "descriptor"}
 WEIGHT = "How much does the elf owl weigh?"
@@ -52,7 +52,10 @@ def key(data: Path) -> str:
 
 @pytest.fixture(scope="module")
 def site(data: Path, key: str) -> Iterator[str]:
-    with serve(data, require_key=True, **PLAIN) as address:  # which starts where a key exists
+    limits = {"max_request_bytes": 8_000_000, "max_question_bytes": 8_000_000}
+    with serve(
+        data, require_key=True, **limits, **PLAIN
+    ) as address:  # which starts where a key exists
         yield address
 
 
@@ -199,6 +202,17 @@ def test_without_a_key_or_with_the_wrong_scope_nothing_opens(
     assert post(Authorization=f"Bearer {key}").status_code == 200
     for method in ("GET", "DELETE"):
         assert httpx.request(method, f"{site}/mcp", headers=accept).status_code == 401
+        opened = httpx.request(method, f"{site}/mcp", headers={**accept, **bearer(key)})
+        problem(opened, 405)  # no stream that stays open and says nothing
+        assert opened.headers["allow"] == "POST"
+
+
+def test_a_call_that_is_too_large_is_a_problem_document(site: str, key: str) -> None:
+    headers = {"Accept": "application/json, text/event-stream", **bearer(key)}
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        for body in (b"x" * 9_000_000, [b"x" * 3_000_000] * 3):
+            headers["Content-Type"] = kind
+            problem(httpx.post(f"{site}/mcp", content=body, headers=headers), 413, "body")
 
 
 def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> None:
