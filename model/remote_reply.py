@@ -10,6 +10,7 @@ from typing import Any
 from rag_owl.types import Usage
 
 _LONGEST = 1_000_000  # characters of one answer
+_MOST_TOKENS = 100_000_000  # of one call: what a server counts beyond that is no count
 
 
 @dataclass(slots=True)
@@ -123,9 +124,10 @@ def _of(holder: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 
 def _usage(given: dict[str, Any]) -> Usage | None:
-    prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
-    if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
-        return Usage(prompt, completion)
+    """None for what can be no count: it would stand in the database, in figures and in bills."""
+    counts = [given.get("prompt_tokens"), given.get("completion_tokens")]
+    if all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
+        return Usage(*counts)
     return None
 
 

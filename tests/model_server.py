@@ -37,14 +37,14 @@ def delta(finish_reason: str | None = None, **said: Any) -> bytes:
     return event({"id": "x", "object": "chat.completion.chunk", "choices": [choice]})
 
 
-def streamed(*pieces: str, reason: str = "stop", usage: tuple[int, int] | None = (40, 7)) -> Send:
+def streamed(*pieces: str, reason: str = "stop", usage: tuple[Any, Any] | None = (40, 7)) -> Send:
     """A whole answer, as vLLM and OpenAI stream it."""
     body = [delta(role="assistant", content="")]
     body += [delta(content=piece) for piece in pieces]
     body.append(delta(reason))
     if usage:
         counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-        body.append(event({"choices": [], "usage": {**counts, "total_tokens": sum(usage)}}))
+        body.append(event({"choices": [], "usage": counts}))
     return Send([*body, event("[DONE]")])
 
 

@@ -184,6 +184,13 @@ def test_a_server_that_answers_in_one_piece_is_read_too(remote: Ask) -> None:
     assert (draft.text, draft.usage) == ("Tokyo [1].", Usage(5, 2))
 
 
+@pytest.mark.parametrize("counts", [(10**30, 2), (5, -1), (5, True), (5.0, 2), ("5", 2), (5, None)])
+def test_what_can_be_no_count_of_tokens_is_none(remote: Ask, counts: tuple[Any, Any]) -> None:
+    with ModelServer(streamed("Tokyo [1].", usage=counts)) as server:
+        draft = remote(server).answer(context())
+    assert (draft.text, draft.usage) == ("Tokyo [1].", None)
+
+
 @pytest.mark.parametrize("said", [ABSTENTION, "not in the evidence, sorry", ""])
 def test_it_may_abstain(remote: Ask, said: str) -> None:
     heard: list[str] = []
