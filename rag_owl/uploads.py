@@ -2,11 +2,13 @@
 
 An upload is a folder below the data folder's `uploads/`. It exists from its first byte; what its
 job has read is in the blobs, and the folder goes. What was never made a job's (the client went
-away, the process was killed) is removed by `sweep`.
+away, the process was killed), and that of jobs which failed or were cancelled a day ago, is removed
+by `sweep`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -178,10 +180,18 @@ def sweep(engine: Engine, data_folder: Path) -> int:
     for entry in os.scandir(folder):
         if entry.name in wanted or not _ID.fullmatch(entry.name):
             continue
-        if entry.stat().st_mtime < time.time() - _ABANDONED:
+        if _last_change(entry) < time.time() - _ABANDONED:
             shutil.rmtree(entry.path, ignore_errors=True)
             removed += 1
     return removed
+
+
+def _last_change(folder: os.DirEntry[str]) -> float:
+    """Seconds since the epoch; a large file may arrive for longer than a day."""
+    found = [folder.stat().st_mtime]
+    with contextlib.suppress(OSError):  # it went meanwhile
+        found += [entry.stat().st_mtime for entry in os.scandir(folder.path)]
+    return max(found)
 
 
 def _unwritable(folder: Path, error: OSError) -> DataFolderError:

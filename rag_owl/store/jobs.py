@@ -17,6 +17,7 @@ from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
+UPLOAD_KEPT = 24 * 3_600.0  # seconds after its job failed or was cancelled, to be tried again
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
 SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
 
@@ -325,8 +326,12 @@ def unfinished_documents(session: Session) -> tuple[int, int]:
 
 def uploads_in_use(session: Session) -> set[str]:
     """Of uploads that a job reads, or would read if it was tried again."""
+    oldest = time.time() - UPLOAD_KEPT - 3_600.0  # nobody who may still try again comes too late
+    again = and_(JobRow.state != "done", JobRow.finished_at >= oldest)
     parameters = session.scalars(
-        select(JobRow.parameters).where(JobRow.state != "done", JobRow.kind == "ingest")
+        select(JobRow.parameters).where(
+            JobRow.kind == "ingest", or_(JobRow.state.in_(("queued", "running")), again)
+        )
     )
     return {str(each["upload"]) for each in parameters if "upload" in each}
 
@@ -372,6 +377,8 @@ def retry(session: Session, job_id: str) -> str:
         if "upload" in row.parameters:
             raise Conflict(f"job {job_id} is done; upload again what it skipped")
         return create(session, row.collection_key, row.kind, row.parameters, row.key_id)[0]
+    if "upload" in row.parameters and (row.finished_at or 0) < time.time() - UPLOAD_KEPT:
+        raise Conflict(f"job {job_id} ended too long ago to have its files still; upload them again")
     row.state, row.error, row.finished_at = "queued", None, None
     row.cancel_requested = False
     session.execute(

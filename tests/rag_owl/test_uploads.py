@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from rag_owl import RagOwl, db, uploads
-from rag_owl.errors import DataFolderError, InvalidInput
+from rag_owl.errors import Conflict, DataFolderError, InvalidInput
 from rag_owl.store import collections, jobs
 from rag_owl.uploads import Upload, safe_name
 
@@ -104,18 +105,32 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_what_no_job_reads_any_more_is_swept(tmp_path: Path) -> None:
     with RagOwl.open(tmp_path / "data", work_jobs=False) as owl:
-        kept = [arrived(owl.folder) for _ in range(4)]
+        kept = [arrived(owl.folder) for _ in range(6)]
+        states = ("queued", "failed", "done", None, "failed", "cancelled")
+        ended = (None, 0.0, 0.0, None, 100_000.0, 100_000.0)  # seconds ago
         with db.writing(owl.engine) as session:
             key = collections.get_or_create(session, "a").key
-            for upload, state in zip(kept, ("queued", "failed", "done", None), strict=True):
+            for upload, state, ago in zip(kept, states, ended, strict=True):
                 if state is not None:
                     job, _ = jobs.create(session, key, "ingest", uploads.parameters(upload, {}))
-                    session.get_one(db.JobRow, job).state = state
+                    row = session.get_one(db.JobRow, job)
+                    row.state = state
+                    row.finished_at = None if ago is None else time.time() - ago
         assert uploads.sweep(owl.engine, owl.folder) == 0  # it may be arriving just now
         for upload in kept:
             os.utime(upload.folder, (time.time() - 90_000,) * 2)
-        assert uploads.sweep(owl.engine, owl.folder) == 2
-        assert [upload.folder.exists() for upload in kept] == [True, True, False, False]
+        assert uploads.sweep(owl.engine, owl.folder) == 0  # a large file still grows
+        for upload in kept:
+            os.utime(upload.folder / "a.txt", (time.time() - 90_000,) * 2)
+        assert uploads.sweep(owl.engine, owl.folder) == 4
+        there = [upload.folder.exists() for upload in kept]
+        assert there == [True, True, False, False, False, False]
+        # Until then it may be tried again; later it says what to do.
+        with db.writing(owl.engine) as session:
+            rows = {row.parameters["upload"]: row for row in session.scalars(select(db.JobRow))}
+            assert jobs.retry(session, rows[kept[1].id].id)
+            with pytest.raises(Conflict, match="upload them again"):
+                jobs.retry(session, rows[kept[5].id].id)
 
 
 def arrived(folder: Path) -> Upload:
