@@ -41,6 +41,7 @@ log = logs.get_logger(__name__)
 
 # Answers that clients wait for had their time when the server waited for its requests.
 _LAST_WAIT = 1.0  # seconds
+_TIDY_EVERY = 3_600.0  # seconds
 _SEARCHES = 2  # at once: more only take the processor from each other
 
 
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
         app.state.rag_owl = state
         loading = asyncio.create_task(_load(state))
+        tidying = asyncio.create_task(_tidy(state))
         worker = Worker(settings) if settings.job_runner == "process" else None
         try:
             if worker is not None:
@@ -86,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await run_in_threadpool(worker.stop)
             state.ready = False
             loading.cancel()
+            tidying.cancel()
             state.watch.close()
             for each in state.lanes:
                 await run_in_threadpool(each.close, _LAST_WAIT)
@@ -142,6 +145,16 @@ async def _load(state: State) -> None:
     except RagOwlError as error:
         state.trouble = "models"
         log.error("models cannot be loaded", error=str(error))
+
+
+async def _tidy(state: State) -> None:
+    """Now and then remove the uploads that no job will read any more."""
+    while True:
+        await asyncio.sleep(_TIDY_EVERY)
+        try:
+            await run_in_threadpool(uploads.sweep, state.owl.engine, state.owl.folder)
+        except Exception as error:
+            log.warning("uploads cannot be swept", error=str(error))
 
 
 def _describe(app: FastAPI) -> None:

@@ -378,7 +378,7 @@ def retry(session: Session, job_id: str) -> str:
             raise Conflict(f"job {job_id} is done; upload again what it skipped")
         return create(session, row.collection_key, row.kind, row.parameters, row.key_id)[0]
     if "upload" in row.parameters and (row.finished_at or 0) < time.time() - UPLOAD_KEPT:
-        raise Conflict(f"job {job_id} ended too long ago to have its files still; upload them again")
+        raise Conflict(f"job {job_id} ended long ago, its files are not kept; upload them again")
     row.state, row.error, row.finished_at = "queued", None, None
     row.cancel_requested = False
     session.execute(
