@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rag_owl.api.schemas import CollectionName, DataUrl, Filters, In, Location, Retrieved, Text
-from rag_owl.ask import LONGEST_QUESTION, MOST_TOKENS
+from rag_owl.ask import LEAST_BUDGET, LONGEST_QUESTION, MOST_BUDGET, MOST_TOKENS
 from rag_owl.settings import MOST_ITEMS
 
 Id = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
@@ -35,6 +35,12 @@ class Ask(In):
     )
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Of the answer.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="For models that draw.")
+    budget: int | None = Field(
+        None,
+        ge=LEAST_BUDGET,
+        le=MOST_BUDGET,
+        description="Characters of text that the model is shown; at most what the service allows.",
+    )
     stream: bool = Field(False, description="Answer with server-sent events.")
 
 

@@ -17,7 +17,7 @@ from fastapi import Request
 
 from rag_owl.api.metrics import Metrics
 from rag_owl.api.state import State
-from rag_owl.errors import Cancelled, ModelNotFound
+from rag_owl.errors import Cancelled, InvalidQuestion, ModelNotFound
 from rag_owl.lane import Lane, Ticket
 from rag_owl.model import registry
 from rag_owl.settings import Settings
@@ -54,6 +54,13 @@ def resolve(settings: Settings, given: str | None) -> str | None:
     raise ModelNotFound(
         f"no answering model {given[:100]!r}; there are: {', '.join(names(settings))}"
     )
+
+
+def check_budget(settings: Settings, budget: int | None) -> None:
+    """Raises `InvalidQuestion` for more than the operator lets any question cost."""
+    most = settings.context_characters
+    if budget is not None and budget > most:
+        raise InvalidQuestion(f"budget: this service shows at most {most:,} characters", "budget")
 
 
 def lane_of(state: State, model: str | None) -> Lane:

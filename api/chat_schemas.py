@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rag_owl.api.answer_schemas import Id
 from rag_owl.api.schemas import Filters, Text
-from rag_owl.ask import MOST_TOKENS
+from rag_owl.ask import LEAST_BUDGET, MOST_BUDGET, MOST_TOKENS
 from rag_owl.settings import MOST_ITEMS
 
 
@@ -71,4 +71,7 @@ class Completion(_Sent):
     modalities: list[str] | None = None
     filters: Filters = Field(None, description="An extension: metadata filters.")
     k: int | None = Field(None, ge=1, le=MOST_ITEMS, description="An extension.")
+    budget: int | None = Field(
+        None, ge=LEAST_BUDGET, le=MOST_BUDGET, description="An extension: characters shown."
+    )
     exclude_items: list[Id] = Field([], max_length=MOST_ITEMS, description="An extension.")

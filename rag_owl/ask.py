@@ -18,6 +18,7 @@ from rag_owl.types import Answer, Question, Retrieved
 
 LONGEST_QUESTION = 10_000  # characters
 MOST_TOKENS = 100_000  # that an answer may be allowed
+LEAST_BUDGET, MOST_BUDGET = 500, 100_000_000  # characters shown to the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def answer_question(
     retrieved = _retrieve(pictured, parts)
     watches = isinstance(parts.answerer, Watcher) and parts.answerer.watches_video
     shown = question if watches else pictured
-    context = contexts.interleave(retrieved, shown, parts.context_characters)
+    context = contexts.interleave(retrieved, shown, question.budget or parts.context_characters)
     if on_sources:
         on_sources(context.sources)
     draft = parts.answerer.answer(context, on_text)
@@ -127,10 +128,11 @@ def check_form(question: Question) -> None:
     for name, value, least, most in (
         ("max_tokens", question.max_tokens, 1, MOST_TOKENS),
         ("seed", question.seed, 0, 2**63 - 1),
+        ("budget", question.budget, LEAST_BUDGET, MOST_BUDGET),
     ):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and least <= value <= most):
-            raise InvalidQuestion(f"{name} is a whole number from {least} to {most}")
+            raise InvalidQuestion(f"{name} is a whole number from {least} to {most}", name)
 
 
 def _type(value: object) -> str:

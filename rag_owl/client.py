@@ -241,6 +241,7 @@ class RagOwl:
         exclude_items: Sequence[str] = (),
         max_tokens: int | None = None,
         seed: int | None = None,
+        budget: int | None = None,
         on_sources: Callable[[Sequence[Retrieved]], None] | None = None,
         asked_by: str | None = None,
         history: Sequence[Turn] = (),
@@ -253,7 +254,8 @@ class RagOwl:
         text as it comes. video: a file or bytes, shown as frames with their times; a model that
         watches no videos gets four pictures of it, and the answer says so. conversation_id: that of
         an earlier answer, to go on from it. exclude_items: ids of items that the model must not be
-        shown. max_tokens: of the answer; seed: for models that draw. on_sources: gets what the
+        shown. max_tokens: of the answer; seed: for models that draw. budget: characters of text that
+        the model is shown, instead of the setting `context_characters`. on_sources: gets what the
         model is shown, before its text. asked_by: id of the key that asks. history: turns that are
         not stored here, instead of a conversation's. wrap: put around the answerer.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
@@ -270,6 +272,7 @@ class RagOwl:
             exclude_items=tuple(exclude_items),
             max_tokens=max_tokens,
             seed=seed,
+            budget=budget,
             model=model,
             asked_by=asked_by,
         )

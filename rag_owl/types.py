@@ -194,6 +194,7 @@ class Question:
     exclude_items: tuple[str, ...] = ()  # item ids that must not be shown to the model
     max_tokens: int | None = None  # the longest answer; None: as the settings say
     seed: int | None = None
+    budget: int | None = None  # characters of text shown to the model; None: as the settings say
     model: str | None = None  # the answerer by the name it was asked for; None: the default
     replay_of: str | None = None  # id of the answer that is asked for again
     asked_by: str | None = None  # id of a key

@@ -98,6 +98,7 @@ async def ask(request: Request, owl: Owl, state: The, who: Who) -> Response:
     """
     wanted, images, video = await _read(request, state.settings)
     model = answering.resolve(state.settings, wanted.model)
+    answering.check_budget(state.settings, wanted.budget)
     shown: list[Retrieved] = []
 
     def work(on_text: OnText, on_sources: OnSources) -> AnswerValue:
@@ -114,6 +115,7 @@ async def ask(request: Request, owl: Owl, state: The, who: Who) -> Response:
             exclude_items=wanted.exclude_items,
             max_tokens=wanted.max_tokens,
             seed=wanted.seed,
+            budget=wanted.budget,
             on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
         )

@@ -149,6 +149,7 @@ async def complete_chat(request: Request, owl: Owl, state: The, who: Who) -> Res
     sent = parse(Completion, await request.body())
     asked = await run_in_threadpool(chat_form.understand, sent, state.settings.question_pictures)
     model = answering.resolve(state.settings, asked.model)
+    answering.check_budget(state.settings, sent.budget)
     await run_in_threadpool(_check_collection, owl, asked.collection)
     wrap = _wrap(sent, asked, state.settings, model)
     limit = sent.max_completion_tokens or sent.max_tokens
@@ -168,6 +169,7 @@ async def complete_chat(request: Request, owl: Owl, state: The, who: Who) -> Res
             exclude_items=sent.exclude_items,
             max_tokens=limit,
             seed=sent.seed,
+            budget=sent.budget,
             on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
             history=asked.history({last: owl.keep_pictures(before)}),

@@ -47,6 +47,7 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
                 "exclude_items": list(question.exclude_items),
                 "max_tokens": question.max_tokens,
                 "seed": question.seed,
+                "budget": question.budget,
                 "model": question.model,
                 "replay_of": question.replay_of,
                 "usage": asdict(answer.usage) if answer.usage else None,
@@ -128,6 +129,7 @@ def question_of(session: Session, answer_id: str) -> Question:
         exclude_items=tuple(request.get("exclude_items", ())),
         max_tokens=request.get("max_tokens"),
         seed=request.get("seed"),
+        budget=request.get("budget"),
         model=request.get("model"),
         replay_of=row.id,
     )
