@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from rag_owl.api.schemas import CollectionName, DataUrl, Filters, In, Location, Retrieved, Text
 from rag_owl.ask import LEAST_BUDGET, LONGEST_QUESTION, MOST_BUDGET, MOST_TOKENS
 from rag_owl.settings import MOST_ITEMS
+from rag_owl.types import Verify
 
 Id = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
 ModelName = Annotated[
@@ -35,6 +36,15 @@ class Ask(In):
     )
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Of the answer.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="For models that draw.")
+    verify: Verify = Field(
+        "default",
+        description="`full`: also how much less likely each statement is without each item that "
+        "it cites, where the model can say it.",
+    )
+    require_support: bool = Field(
+        False,
+        description="Leave out statements that no item bears out; text comes sentence by sentence.",
+    )
     budget: int | None = Field(
         None,
         ge=LEAST_BUDGET,
@@ -68,9 +78,13 @@ class Support(BaseModel):
     """What was checked, and how it came out; null: not checked."""
 
     verdict: Literal["supported", "partly", "unsupported", "unchecked"]
-    attention: float | None
-    ablation_drop: float | None
-    entailment: float | None
+    attention: float | None = Field(description="Share of the model's attention on the item.")
+    ablation_drop: float | None = Field(
+        description="Log-probability (nats) that the statement loses without the item."
+    )
+    entailment: float | None = Field(
+        description="The judge's probability that the item bears the statement out."
+    )
     contradicted: bool
 
 
@@ -81,7 +95,17 @@ class Citation(BaseModel):
     source: Source
     location: Location
     quote: str | None
+    filled: bool = Field(description="The text has no marker here; attention or a judge says so.")
     support: Support
+
+
+class Statement(BaseModel):
+    start: int = Field(description="Code points of the answer's text, markers not included.")
+    end: int
+    verdict: Literal["supported", "partly", "unsupported", "unchecked"] = Field(
+        description="The best of its citations; `unsupported` also where nothing is cited."
+    )
+    contradicted_by: list[int] = Field(description="Markers of sources that say otherwise.")
 
 
 class Usage(BaseModel):
@@ -103,6 +127,7 @@ class Answer(BaseModel):
     generation: int
     citations: list[Citation]
     dangling_markers: list[int] = Field(description="Markers that point to nothing.")
+    statements: list[Statement]
     left_out: list[str]
     notes: list[str]
     conversation_id: str | None

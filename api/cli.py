@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from rag_owl.api import cli_model, cli_service
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
+from rag_owl.types import Verify
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
@@ -180,6 +181,13 @@ def ask(
     k: Many = None,
     filter: Filters = None,
     data: Data = None,
+    verify: Annotated[
+        str,
+        typer.Option(help="`full`: also what each statement loses without each item it cites."),
+    ] = "default",
+    require_support: Annotated[
+        bool, typer.Option("--require-support", help="Leave out statements without support.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask a question; the answer comes with its evidence."""
@@ -196,6 +204,8 @@ def ask(
                 name or None,
                 video=video,
             )
+                verify=cast(Verify, verify),  # checked with the question
+                require_support=require_support,
             for name in (model or [""])
         ]
     if as_json:

@@ -28,6 +28,7 @@ def answer(value: Answer) -> dict[str, Any]:
             for number, each in enumerate(value.citations)
         ],
         "dangling_markers": list(value.dangling_markers),
+        "statements": [asdict(statement) for statement in value.statements],
         "left_out": list(value.left_out),
         "pictures": list(value.pictures),
         "video": value.video,
@@ -99,6 +100,7 @@ def citation(value: Citation, heatmap: str | None = None) -> dict[str, Any]:
         },
         "location": {**asdict(value.location), **({"heatmap_url": heatmap} if heatmap else {})},
         "quote": value.quote,
+        "filled": value.filled,
         "support": asdict(value.support),
     }
 

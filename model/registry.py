@@ -26,6 +26,8 @@ class Local:
     quantize: str | None = None  # "8bit" or "4bit"
     rows: int = 8  # questions in one batch
     video_frames: int = 64
+    source_pixels: int = 256 * 28 * 28  # of a retrieved picture, where a family knows many sizes
+    question_pixels: int = 1_280 * 28 * 28  # of the user's
     storage: Literal["bfloat16", "int8", "float32"] = "bfloat16"
     cache_bytes: int = 512 * 2**20
     limits: Limits = DEFAULT_LIMITS
@@ -67,7 +69,8 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     if "/" not in name and not Path(name).is_dir():
         raise ModelNotFound(
             f"no answering model {name!r}: use {', '.join([*names(), *around.remote])}, or the "
-            "folder or hub id (owner/name) of an mPLUG-Owl3, mPLUG-Owl or Ovis 1.6 checkpoint"
+            "folder or hub id (owner/name) of an mPLUG-Owl3, mPLUG-Owl, Ovis 1.6 or Qwen2-VL "
+            "checkpoint"
         )
     from rag_owl.model.check import family_of
     from rag_owl.model.checkpoint import find_folder
@@ -75,6 +78,7 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     from rag_owl.model.owl3.features import FeatureStore
     from rag_owl.model.owl3.sampling import Sampling
     from rag_owl.model.spliced.answerer import SplicedAnswerer
+    from rag_owl.model.spliced.families import Pixels
 
     local = around.local
     features = FeatureStore(around.features, around.features_bytes, local.storage)
@@ -88,7 +92,8 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     }
     family = family_of(find_folder(name))
     if family != "owl3":
-        return SplicedAnswerer.load(name, family, around.blobs, features, **how)
+        pixels = Pixels(local.source_pixels, local.question_pixels)
+        return SplicedAnswerer.load(name, family, around.blobs, features, pixels=pixels, **how)
     return Owl3Answerer.load(
         name, around.blobs, features, cache_bytes=local.cache_bytes, rows=local.rows, **how
     )
@@ -105,19 +110,30 @@ def load_picture_embedder(name: str) -> PictureEmbedder | None:
 
     embedder = NanoPictureEmbedder.load()
     if name not in (NANO_EYES, embedder.name):
-        raise ModelNotFound(f"{name} is not here, {embedder.name} is; ingest into a new collection")
+        raise ModelNotFound(f"{name} is not here, {embedder.name} is")
     return embedder
 
 
 def load_judge(name: str) -> Judge | None:
-    """What checks citations, by name; "none": nothing. Raises `ModelNotFound`."""
+    """What checks citations, by name; "none": nothing.
+
+    Any cross-encoder of sentence-transformers that tells entailment from contradiction may be one,
+    by its folder or hub id. Raises `ModelNotFound`, `InvalidCheckpoint`.
+    """
     if name == NO_JUDGE:
         return None
-    if name != NANO:
-        raise ModelNotFound(f"no judge {name!r}: use {NANO} or {NO_JUDGE}")
-    from rag_owl.model.nano import NanoJudge
+    if name == NANO:
+        from rag_owl.model.nano import NanoJudge
 
-    return NanoJudge.load()
+        return NanoJudge.load()
+    if "/" not in name and not Path(name).is_dir():
+        raise ModelNotFound(
+            f"no judge {name!r}: use {NANO}, {NO_JUDGE}, or the folder or hub id (owner/name) of a "
+            "cross-encoder for natural language inference"
+        )
+    from rag_owl.model.cross_encoder import CrossEncoderJudge
+
+    return CrossEncoderJudge.load(name)
 
 
 def names() -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from rag_owl.sentences import sentence_spans
+from rag_owl.statements import MARKER, statements
 from rag_owl.terms import index_terms
+
+__all__ = ["ABSTENTION", "INSTRUCTION", "MARKER", "ground", "is_abstention", "statements"]
 
 ABSTENTION = "Not in the evidence."
 INSTRUCTION = (
@@ -13,42 +14,12 @@ INSTRUCTION = (
     "the evidence that it rests on in brackets, like [1]. If the evidence does not hold the "
     f"answer, write: {ABSTENTION}"
 )
-MARKER = re.compile(r"\[(\d{1,4})\]")
-_LEADING_MARKERS = re.compile(r"(\s*\[\d{1,4}\])+")
-_TRAILING_MARKER = re.compile(r"\s*\[\d{1,4}\]\s*$")
 _LEAST_SHARED = 0.5  # of a statement's terms, for a sentence to be pointed at as its ground
 
 
 def is_abstention(text: str) -> bool:
     """Whether the text says, or begins by saying, that the evidence does not hold the answer."""
     return text.strip().casefold().startswith(ABSTENTION.casefold()[:-1])
-
-
-def statements(text: str, sources: int) -> list[tuple[int, int, tuple[int, ...]]]:
-    """(start, end, sources that its markers name) of each sentence, markers not included.
-
-    Markers after the full stop belong to the sentence before them. Markers that point to no
-    source are left to the check of the evidence.
-    """
-    found: list[tuple[int, int, list[int]]] = []
-    for start, end in sentence_spans(text):
-        leading = _LEADING_MARKERS.match(text, start, end)
-        if leading and found:
-            found[-1][2].extend(int(m) for m in MARKER.findall(leading.group()))
-            start = leading.end()
-        named = [int(m) for m in MARKER.findall(text, start, end)]
-        body = text[start:end]
-        while (trimmed := _TRAILING_MARKER.sub("", body)) != body:
-            body = trimmed
-        start += len(body) - len(body.lstrip())
-        if body.strip():
-            found.append((start, start + len(body.strip()), named))
-        elif found:
-            found[-1][2].extend(named)
-    return [
-        (start, end, tuple(dict.fromkeys(m - 1 for m in named if 1 <= m <= sources)))
-        for start, end, named in found
-    ]
 
 
 def ground(statement: str, text: str) -> tuple[int, int] | None:

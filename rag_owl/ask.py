@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from sqlalchemy import Engine
 
 from rag_owl import context as contexts
 from rag_owl import conversation, db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
-from rag_owl.ports import Answerer, Judge, Retriever, Watcher
+from rag_owl.gate import Gate
+from rag_owl.ports import Ablator, Answerer, Grounded, Grounding, Judge, Retriever, Watcher
 from rag_owl.settings import MOST_ITEMS
 from rag_owl.store import answers, collections, filters, items
 from rag_owl.store.names import is_storable
-from rag_owl.types import Answer, Question, Retrieved
+from rag_owl.types import Answer, Context, Draft, Question, Retrieved, Verify
 
 LONGEST_QUESTION = 10_000  # characters
 MOST_TOKENS = 100_000  # that an answer may be allowed
@@ -30,7 +32,8 @@ class Parts:
     answerer: Answerer
     context_characters: int
     stills: Callable[[str], Sequence[str]]  # a few pictures, as blob keys, of a video blob
-    judge: Judge | None = None  # what citations are checked with, beside their exact words
+    judge: Callable[[], Judge | None] = lambda: None
+    """What citations are checked with, beside their exact words; loaded when it is needed."""
 
 
 def answer_question(
@@ -56,7 +59,13 @@ def answer_question(
     context = contexts.interleave(retrieved, shown, question.budget or parts.context_characters)
     if on_sources:
         on_sources(context.sources)
-    draft = parts.answerer.answer(context, on_text)
+    checker = evidence.checker_of(context, parts.judge)
+    gate = Gate(checker, on_text) if question.require_support else None
+    draft = parts.answerer.answer(context, gate.on_text if gate else on_text)
+    drops = _drops(parts.answerer, context, draft)
+    if question.verify == "full" and drops is None:
+        note = f"{draft.model} cannot be asked again without one of its sources."
+        draft = replace(draft, notes=(*draft.notes, note))
     context = replace(context, question=question)
     if shown.pictures != question.pictures:
         note = f"{draft.model} watches no videos: it was shown {len(stills)} pictures of yours."
@@ -65,11 +74,31 @@ def answer_question(
         collection = collections.get(session, question.collection)
         generation = collections.live_generation(session, collection.key)
     # The judge is a model: it runs while no transaction is open.
-    answer = evidence.verify(draft, context, generation.key if generation else 0, parts.judge)
+    grounding = parts.answerer.grounding if isinstance(parts.answerer, Grounded) else Grounding()
+    answer = evidence.verify(
+        draft,
+        context,
+        generation.key if generation else 0,
+        checker=checker,
+        grounding=grounding,
+        drops=drops or (),
+    )
+    if gate is not None:
+        answer = gate.finish(answer)
     with db.writing(parts.engine) as session:
         collection = collections.get(session, question.collection)
         answers.save(session, collection.key, answer, context)
     return answer
+
+
+def _drops(answerer: Answerer, context: Context, draft: Draft) -> Sequence[float | None] | None:
+    """What each attribution's item is worth to its statement, where that was asked for.
+
+    None: the model cannot say.
+    """
+    if context.question.verify != "full" or draft.abstained or not draft.attributions:
+        return ()
+    return answerer.ablate(context, draft) if isinstance(answerer, Ablator) else None
 
 
 def _retrieve(question: Question, parts: Parts) -> list[Retrieved]:
@@ -123,6 +152,10 @@ def check_form(question: Question) -> None:
     for item_id in question.exclude_items:
         if not isinstance(item_id, str) or not is_storable(item_id):
             raise InvalidQuestion(f"exclude_items: {item_id!r} is no item's id")
+    if question.verify not in get_args(Verify):
+        raise InvalidQuestion(f"verify is {' or '.join(get_args(Verify))}", "verify")
+    if not isinstance(question.require_support, bool):
+        raise InvalidQuestion("require_support is true or false", "require_support")
     if len(question.exclude_items) > MOST_ITEMS:
         raise InvalidQuestion(f"exclude_items names more than {MOST_ITEMS} items")
     for name, value, least, most in (

@@ -37,7 +37,7 @@ from rag_owl.store import answers, blob_uses, collections, documents, items, nam
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.store.jobs import Claim
-from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn
+from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn, Verify
 from rag_owl.visibility import limited
 
 _ORPHAN_SECONDS = 3_600.0
@@ -246,6 +246,8 @@ class RagOwl:
         asked_by: str | None = None,
         history: Sequence[Turn] = (),
         wrap: Callable[[Answerer], Answerer] | None = None,
+        verify: Verify = "default",
+        require_support: bool = False,
     ) -> Answer:
         """Answer from the collection alone, with the exact evidence.
 
@@ -257,7 +259,10 @@ class RagOwl:
         shown. max_tokens: of the answer; seed: for models that draw. budget: characters of text that
         the model is shown, instead of the setting `context_characters`. on_sources: gets what the
         model is shown, before its text. asked_by: id of the key that asks. history: turns that are
-        not stored here, instead of a conversation's. wrap: put around the answerer.
+        not stored here, instead of a conversation's. wrap: put around the answerer. verify: "full"
+        also says what each statement loses without each item that it cites (`ablation_drop`).
+        require_support: statements that no item bears out are left out, and text comes sentence
+        by sentence.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.
         """
         if isinstance(exclude_items, str) or not isinstance(exclude_items, Iterable):
@@ -275,6 +280,8 @@ class RagOwl:
             budget=budget,
             model=model,
             asked_by=asked_by,
+            verify=verify,
+            require_support=require_support,
         )
         if video is not None:
             try:
@@ -318,7 +325,7 @@ class RagOwl:
             self.models.answerer(model),
             self.settings.context_characters,
             lambda key: own_video.stills(self.blobs, key, self._limits),
-            self.models.judge(),
+            self.models.judge,
         )
 
     def _history(self, collection: str, conversation_id: str) -> list[Turn]:

@@ -1,20 +1,23 @@
 """From a model's draft to an answer whose citations were checked.
 
-Without a model it is checked that a marker points to a source, and that the place an answerer
-points to exists and says what is quoted. A `Judge` reads the cited item and says whether it bears
-the statement out. A marker that points to nothing is reported and is never shown as support; an
-answer without any support is an abstention.
+Each statement is compared with each item that it cites (`rag_owl.checking`); a marker that points
+to nothing is reported and is never shown as support; a statement without a marker gets the source
+that attention or a judge says, and is marked as filled; a statement that nothing bears out is
+marked, or left out where the question requires support. An answer without any support is an
+abstention.
 """
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
-from rag_owl.ports import Judge
-from rag_owl.statements import declare
+from rag_owl.checking import ORDER, Asked, Checker, without_markers
+from rag_owl.ports import Grounding, Judge
+from rag_owl.statements import MARKER, statements
 from rag_owl.types import (
     Answer,
     Attribution,
@@ -25,33 +28,60 @@ from rag_owl.types import (
     Item,
     Location,
     PageLocation,
+    Statement,
     Support,
     TextLocation,
+    Verdict,
     VideoLocation,
 )
 
-MARKER = re.compile(r"\[(\d{1,4})\]")
+UNCALIBRATED = Grounding()
 
 
-def verify(draft: Draft, context: Context, generation: int, judge: Judge | None = None) -> Answer:
-    """The draft as an `Answer`, with a `Citation` per attribution that holds."""
+def checker_of(context: Context, judge: Callable[[], Judge | None]) -> Checker:
+    """judge: called when it is first needed."""
+    asked = context.question.words or context.question.text
+    return Checker(asked, [source.item for source in context.sources], judge)
+
+
+def verify(
+    draft: Draft,
+    context: Context,
+    generation: int,
+    judge: Judge | None = None,
+    *,
+    checker: Checker | None = None,
+    grounding: Grounding = UNCALIBRATED,
+    drops: Sequence[float | None] = (),
+) -> Answer:
+    """The draft as an `Answer`, with a `Citation` per attribution that holds.
+
+    checker: instead of the judge alone, with what it was asked already. grounding: thresholds of
+    the model that wrote it. drops: per attribution of the draft, what leaving it out costs.
+    """
     question = context.question
     sources = len(context.sources)
+    checker = checker or checker_of(context, lambda: judge)
     dangling = sorted(
         {int(m) for m in MARKER.findall(draft.text) if not 1 <= int(m) <= sources}
     ) if not draft.abstained else []  # fmt: skip
-    citations = tuple(
-        _cite(attribution, draft, context, judge)
-        for attribution in draft.attributions
-        if 0 <= attribution.source < sources
-    )
+    citations: tuple[Citation, ...] = ()
+    said: tuple[Statement, ...] = ()
+    if not draft.abstained:
+        measured = zip_longest(draft.attributions, drops[: len(draft.attributions)])
+        grounds = [(a, d) for a, d in measured if a is not None and 0 <= a.source < sources]
+        spans = _spans(draft, grounds)
+        grounds += [(a, None) for a in _filled(draft, spans, checker)]
+        grounds.sort(key=lambda pair: (pair[0].start, pair[0].end))
+        citations = _cite_all(draft, context, grounds, checker, grounding)
+        said = tuple(_statement(draft, span, citations, checker) for span in spans)
     return Answer(
         id=uuid.uuid4().hex,
         collection=question.collection,
         question=question.words or question.text,
         text=draft.text,
         abstained=draft.abstained or not (citations or draft.moments),
-        citations=() if draft.abstained else citations,
+        citations=citations,
         model=draft.model,
         generation=generation,
         short=None if draft.abstained else draft.short,
@@ -69,20 +99,129 @@ def verify(draft: Draft, context: Context, generation: int, judge: Judge | None 
         exclude_items=question.exclude_items,
         replay_of=question.replay_of,
         usage=draft.usage,
+        statements=said,
     )
 
 
+# --- statements -----------------------------------------------------------------------------------
+
+
+def _spans(
+    draft: Draft, grounds: Sequence[tuple[Attribution, float | None]]
+) -> list[tuple[int, int]]:
+    """Every statement of the draft: what is attributed, and the sentences besides."""
+    given = {(a.start, a.end) for a, _ in grounds} | {(m.start, m.end) for m in draft.moments}
+    rest = [
+        (start, end)
+        for start, end, _ in statements(draft.text, 0)
+        if not any(a < end and start < b for a, b in given)
+        and draft.text[end - 1] not in ":："  # what follows is the statement
+    ]
+    return sorted({*given, *rest})
+
+
+def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) -> list[Attribution]:
+    """Sources for statements that have neither a marker nor an attribution of the model's."""
+    found = []
+    given = {(each.start, each.end) for each in (*draft.attributions, *draft.moments)}
+    for start, end in spans:
+        if (start, end) in given:
+            continue
+        source = checker.best(without_markers(draft.text[start:end]))
+        if source is not None:
+            found.append(Attribution(start, end, source, filled=True))
+    return found
+
+
+def _statement(
+    draft: Draft, span: tuple[int, int], citations: Sequence[Citation], checker: Checker
+) -> Statement:
+    """The best verdict of its citations; one that another source denies is partly supported."""
+    mine = [c for c in citations if (c.start, c.end) == span]
+    seen = any((m.start, m.end) == span for m in draft.moments)
+    verdicts: list[Verdict] = [c.support.verdict for c in mine]
+    verdicts += ["unchecked"] if seen else []  # what was seen in the user's own video
+    verdict = max(verdicts, key=ORDER.index, default="unsupported")
+    said = without_markers(draft.text[slice(*span)])
+    against = [c.marker for c in mine if c.support.contradicted]
+    if mine and verdict != "unsupported":
+        cited = [c.marker - 1 for c in mine]
+        others = checker.contradicting(said, cited, bare=_is_bare(draft, said))
+        against += [source + 1 for source in others]
+    if against and verdict == "supported":
+        verdict = "partly"
+    return Statement(*span, verdict, tuple(sorted(set(against))))
+
+
+def _is_bare(draft: Draft, said: str) -> bool:
+    return draft.short is not None and said in draft.short
+
+
+# --- citations ------------------------------------------------------------------------------------
+
+
+def _cite_all(
+    draft: Draft,
+    context: Context,
+    grounds: Sequence[tuple[Attribution, float | None]],
+    checker: Checker,
+    grounding: Grounding,
+) -> tuple[Citation, ...]:
+    asked, places = [], []
+    for attribution, _ in grounds:
+        item = context.sources[attribution.source].item
+        place = _place(attribution, item)
+        said = without_markers(draft.text[attribution.start : attribution.end])
+        quote = item.text[slice(*place)] if item.text and place else None
+        asked.append(Asked(said, attribution.source, _is_bare(draft, said), quote))
+        places.append(place)
+    checked = checker.check(asked)
+    return tuple(
+        _cite(attribution, context, place, each.quote, weigh(support, attribution, drop, grounding))
+        for (attribution, drop), each, place, support in zip(
+            grounds, asked, places, checked, strict=True
+        )
+    )
+
+
+def weigh(
+    support: Support, attribution: Attribution, drop: float | None, grounding: Grounding
+) -> Support:
+    """The judge's verdict beside the model's own signs, where those are calibrated.
+
+    A statement that loses nothing without the item does not rest on it: partly at most. Where
+    nobody could compare texts, a model that looked at the item supports the citation in part.
+    """
+    verdict = support.verdict
+    least, most = grounding.drop_from, grounding.attention_from
+    if drop is not None and least is not None:
+        if verdict == "supported" and drop < least:
+            verdict = "partly"
+        elif verdict == "unchecked":
+            verdict = "partly" if drop >= least else "unsupported"
+    elif verdict == "unchecked" and attribution.attention is not None and most is not None:
+        verdict = "partly" if attribution.attention >= most else "unchecked"
+    return replace(support, verdict=verdict, attention=attribution.attention, ablation_drop=drop)
+
+
+def _place(attribution: Attribution, item: Item) -> tuple[int, int] | None:
+    """The characters of the item that are pointed to, where there are such."""
+    start, end = attribution.item_start, attribution.item_end
+    well = start is not None and end is not None and item.text
+    if well and 0 <= start < end <= len(item.text or ""):  # type: ignore[operator]
+        return start, end  # type: ignore[return-value]
+    return None
+
+
 def _cite(
-    attribution: Attribution, draft: Draft, context: Context, judge: Judge | None
+    attribution: Attribution,
+    context: Context,
+    place: tuple[int, int] | None,
+    quote: str | None,
+    support: Support,
 ) -> Citation:
     item = context.sources[attribution.source].item
-    start, end = attribution.item_start, attribution.item_end
-    quote = None
-    if start is not None and end is not None and item.text and 0 <= start < end <= len(item.text):
-        quote = item.text[start:end]
-    else:
-        start = end = None
-    statement = MARKER.sub("", draft.text[attribution.start : attribution.end]).strip()
+    start, end = place or (None, None)
     return Citation(
         start=attribution.start,
         end=attribution.end,
@@ -94,41 +233,10 @@ def _cite(
         title=item.title,
         location=_locate(item, start, end, attribution),
         quote=quote,
-        support=replace(
-            _check(statement, quote, item, draft, context, judge), attention=attribution.attention
-        ),
+        support=support,
         picture=item.picture,
+        filled=attribution.filled,
     )
-
-
-def _check(
-    statement: str,
-    quote: str | None,
-    item: Item,
-    draft: Draft,
-    context: Context,
-    judge: Judge | None,
-) -> Support:
-    """The verdict on one statement and one item.
-
-    A sentence that stands in the item word for word is supported, which needs no model. A bare
-    answer ("Lima") also stands there, but says nothing alone: the judge is asked whether the item
-    supports it as the answer to the question. Where it cannot confirm that, support is partial.
-    """
-    verbatim = quote is not None and bool(statement) and _plain(statement) in _plain(quote)
-    bare = draft.short is not None and statement in draft.short
-    if verbatim and not bare:
-        return Support("supported")
-    asked = context.question.words or context.question.text
-    said = declare(asked, statement) if bare else statement
-    bearing = judge.judge(said, item) if judge is not None and statement else None
-    if judge is None or bearing is None:
-        return Support("supported" if verbatim else "unchecked")
-    if bearing.supported >= judge.supported_from:
-        return Support("supported", entailment=bearing.supported)
-    if bearing.contradicted >= judge.contradicted_from:
-        return Support("unsupported", entailment=bearing.supported, contradicted=True)
-    return Support("partly" if verbatim else "unsupported", entailment=bearing.supported)
 
 
 def _locate(item: Item, start: int | None, end: int | None, attribution: Attribution) -> Location:
@@ -154,7 +262,3 @@ def _locate(item: Item, start: int | None, end: int | None, attribution: Attribu
         boxes = tuple(b.box for b in item.text_boxes if b.start < last and b.end > first)
         return PageLocation(place.page, boxes or place.boxes, first, last)
     return place
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, runtime_checkable
 
-from rag_owl.types import Bearing, Context, Draft, Item, Question, Retrieved
+from rag_owl.types import Bearing, Claim, Context, Draft, Question, Retrieved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,11 +79,38 @@ class Judge(Protocol):
 
     name: str
     supported_from: float  # probability from which on a statement counts as supported
-    contradicted_from: float
+    unsupported_below: float  # and below which as unsupported; between them as partly
+    contradicted_from: float  # probability of contradiction that is reported as one
 
-    def judge(self, statement: str, item: Item) -> Bearing | None:
-        """None where it cannot read the statement or the item."""
+    def judge_all(self, claims: Sequence[Claim]) -> list[Bearing | None]:
+        """In the order given; None where it cannot read the statement or the item."""
         ...
+
+
+@runtime_checkable
+class Ablator(Protocol):
+    """An answerer that can be asked again without one of its sources."""
+
+    def ablate(self, context: Context, draft: Draft) -> list[float | None]:
+        """Per attribution of the draft: the log-probability (nats) that its statement loses when
+        its source alone is masked out of the context. None: nothing of it was shown. What was
+        seen in pictures is not computed again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """Calibrated thresholds of a model's own signs; None: not calibrated, shown without verdict."""
+
+    attention_from: float | None = None  # share of attention from which on a source counts
+    drop_from: float | None = None  # nats below which a statement does not rest on a source
+
+
+@runtime_checkable
+class Grounded(Protocol):
+    """An answerer whose own signs are calibrated."""
+
+    grounding: Grounding
 
 
 @runtime_checkable

@@ -102,7 +102,8 @@ class Settings(BaseSettings):
     )
     judge: str = Field(
         "none",
-        description="What checks citations beside their exact words: `owl-nano`, or `none`.",
+        description="What checks citations beside their exact words: `owl-nano`, `none`, or the "
+        "folder or hub id of a sentence-transformers cross-encoder for inference.",
     )
     remote_calls: int = Field(
         32, ge=1, le=1_000, description="Questions that model servers are asked at once."

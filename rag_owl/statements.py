@@ -1,8 +1,14 @@
-"""What an answer says, as a statement that a text can be compared with."""
+"""What an answer says, as statements that a text can be compared with."""
 
 from __future__ import annotations
 
 import re
+
+from rag_owl.sentences import sentence_spans
+
+MARKER = re.compile(r"\[(\d{1,4})\]")
+_LEADING_MARKERS = re.compile(r"(\s*\[\d{1,4}\])+")
+_TRAILING_MARKER = re.compile(r"\s*\[\d{1,4}\]\s*$")
 
 _BE = r"(?:is|are|was|were)"
 
@@ -30,3 +36,30 @@ def declare(question: str, answer: str) -> str:
         subject = m[3][0].upper() + m[3][1:]
         return " ".join(f"{subject} {m[2]} {link} {answer}.".split())
     return f"{question.strip()} {answer}."
+
+
+def statements(text: str, sources: int) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(start, end, sources that its markers name) of each sentence, markers not included.
+
+    Markers after the full stop belong to the sentence before them. Markers that point to no
+    source are left to the check of the evidence.
+    """
+    found: list[tuple[int, int, list[int]]] = []
+    for start, end in sentence_spans(text):
+        leading = _LEADING_MARKERS.match(text, start, end)
+        if leading and found:
+            found[-1][2].extend(int(m) for m in MARKER.findall(leading.group()))
+            start = leading.end()
+        named = [int(m) for m in MARKER.findall(text, start, end)]
+        body = text[start:end]
+        while (trimmed := _TRAILING_MARKER.sub("", body)) != body:
+            body = trimmed
+        start += len(body) - len(body.lstrip())
+        if body.strip():
+            found.append((start, start + len(body.strip()), named))
+        elif found:
+            found[-1][2].extend(named)
+    return [
+        (start, end, tuple(dict.fromkeys(m - 1 for m in named if 1 <= m <= sources)))
+        for start, end, named in found
+    ]

@@ -16,6 +16,7 @@ Metadata: TypeAlias = Mapping[str, Any]  # JSON values
 ItemKind: TypeAlias = Literal["passage", "page", "picture", "video"]
 Channel: TypeAlias = Literal["text", "picture", "words"]  # dense text, dense picture, lexical
 Verdict: TypeAlias = Literal["supported", "partly", "unsupported", "unchecked"]
+Verify: TypeAlias = Literal["default", "full"]  # full: each cited item is also masked out
 
 
 # --- where something is in its document -------------------------------------------------------
@@ -127,11 +128,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A durable job as it stands now. Counters count documents; `found` may still grow."""
+    """A durable job as it stands now. Counters count documents; `found` may still grow.
+
+    Of kinds that add no documents `found`, `done`, `failed` and `left` count what they handle.
+    """
 
     id: str
     kind: str
-    collection: str
+    collection: str | None  # None: it is of the whole installation
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     found: int = 0
     added: int = 0  # new documents
@@ -143,6 +147,13 @@ class Job:
     error: str | None = None
     created_at: float = 0.0  # seconds since the epoch
     finished_at: float | None = None
+    done: int = 0  # added, updated and unchanged ones, or what else it does
+    failed: int = 0
+    left: int = 0  # of what was found so far
+    rate: float | None = None  # handled per second since it was taken up last
+    started_at: float | None = None
+    expected_end: float | None = None  # seconds since the epoch; None: nobody knows
+    cancelling: bool = False  # it was asked to stop and has not stopped yet
 
     @property
     def finished(self) -> bool:
@@ -150,7 +161,7 @@ class Job:
 
     @property
     def handled(self) -> int:
-        return self.added + self.updated + self.unchanged + self.skipped_count
+        return self.done + self.skipped_count + self.failed
 
 
 # --- one question ---------------------------------------------------------------------------------
@@ -198,6 +209,8 @@ class Question:
     model: str | None = None  # the answerer by the name it was asked for; None: the default
     replay_of: str | None = None  # id of the answer that is asked for again
     asked_by: str | None = None  # id of a key
+    verify: Verify = "default"
+    require_support: bool = False  # statements without support are left out of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +246,7 @@ class Attribution:
     attention: float | None = None  # share of attention mass, 0 to 1
     box: Box | None = None  # where in the item's picture
     seconds: tuple[float, float] | None = None  # from and to, of the document's video
+    filled: bool = False  # the text has no marker: attention or a judge says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +277,15 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A statement and an item that may bear it out, and the question that it answers."""
+
+    statement: str
+    item: Item
+    question: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Bearing:
     """How a text bears on a statement: two probabilities; the rest: it says nothing of it."""
 
@@ -275,9 +298,9 @@ class Support:
     """What was checked of one citation, and how it came out; None: not checked."""
 
     verdict: Verdict = "unchecked"
-    attention: float | None = None
-    ablation_drop: float | None = None
-    entailment: float | None = None
+    attention: float | None = None  # share of attention mass on the item
+    ablation_drop: float | None = None  # nats that the statement loses without the item
+    entailment: float | None = None  # probability that the item bears the statement out
     contradicted: bool = False
 
 
@@ -295,6 +318,17 @@ class Citation:
     quote: str | None
     support: Support
     picture: str | None = None  # blob key of the item's picture
+    filled: bool = False  # the text has no marker here: attention or a judge says so
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of an answer, and the best that its citations say for it."""
+
+    start: int  # characters of Answer.text, markers not included
+    end: int
+    verdict: Verdict  # "unsupported" also where nothing is cited
+    contradicted_by: tuple[int, ...] = ()  # markers of sources that say otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,3 +358,4 @@ class Answer:
     usage: Usage | None = None
     rating: int | None = None  # -1, 0 or 1, by the user
     rating_comment: str | None = None
+    statements: tuple[Statement, ...] = ()  # none of an abstention

@@ -118,6 +118,8 @@ async def ask(request: Request, owl: Owl, state: The, who: Who) -> Response:
             budget=wanted.budget,
             on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
+            verify=wanted.verify,
+            require_support=wanted.require_support,
         )
 
     def whole(answer: AnswerValue) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rag_owl.types import (
     Moment,
     Question,
     Retrieved,
+    Statement,
     Support,
     Turn,
     Usage,
@@ -51,6 +52,9 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
                 "model": question.model,
                 "replay_of": question.replay_of,
                 "usage": asdict(answer.usage) if answer.usage else None,
+                "verify": question.verify,
+                "require_support": question.require_support,
+                "statements": [asdict(statement) for statement in answer.statements],
                 "found": [[source.score, dict(source.similarities)] for source in context.sources],
             },
             sources=[source.item.id for source in context.sources],
@@ -132,6 +136,8 @@ def question_of(session: Session, answer_id: str) -> Question:
         budget=request.get("budget"),
         model=request.get("model"),
         replay_of=row.id,
+        verify=request.get("verify", "default"),
+        require_support=request.get("require_support", False),
     )
 
 
@@ -264,7 +270,12 @@ def _answer(row: AnswerRow, collection: str, citations: Sequence[Citation]) -> A
         usage=Usage(**usage) if usage else None,
         rating=row.rating,
         rating_comment=row.rating_comment,
+        statements=tuple(_statement(each) for each in request.get("statements", ())),
     )
+
+
+def _statement(stored: dict[str, Any]) -> Statement:
+    return Statement(**{**stored, "contradicted_by": tuple(stored["contradicted_by"])})
 
 
 def _citation(stored: dict[str, Any]) -> Citation:

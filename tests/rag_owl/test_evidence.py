@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rag_owl.context import interleave
@@ -10,6 +11,7 @@ from rag_owl.evidence import verify
 from rag_owl.types import (
     Attribution,
     Bearing,
+    Claim,
     Context,
     Draft,
     ImageLocation,
@@ -168,12 +170,16 @@ class Reads:
 
     name = "words"
     supported_from = 0.5
+    unsupported_below = 0.5
     contradicted_from = 0.5
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def judge(self, statement: str, item: Item) -> Bearing | None:
+    def judge_all(self, claims: Sequence[Claim]) -> list[Bearing | None]:
+        return [self._judge(claim.statement, claim.item) for claim in claims]
+
+    def _judge(self, statement: str, item: Item) -> Bearing | None:
         self.asked.append(statement)
         if statement.startswith("Die"):
             return None
