@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api import cli_model, cli_service
+from rag_owl.api import cli_eval, cli_model, cli_service
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
@@ -37,6 +37,7 @@ app.add_typer(cli_service.keys, name="keys")
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
 app.command()(cli_service.worker)
+app.command("eval")(cli_eval.evaluate)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -180,7 +181,6 @@ def ask(
     ] = None,
     k: Many = None,
     filter: Filters = None,
-    data: Data = None,
     verify: Annotated[
         str,
         typer.Option(help="`full`: also what each statement loses without each item it cites."),
@@ -188,6 +188,7 @@ def ask(
     require_support: Annotated[
         bool, typer.Option("--require-support", help="Leave out statements without support.")
     ] = False,
+    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a question; the answer comes with its evidence."""
@@ -203,9 +204,9 @@ def ask(
                 k,
                 name or None,
                 video=video,
-            )
                 verify=cast(Verify, verify),  # checked with the question
                 require_support=require_support,
+            )
             for name in (model or [""])
         ]
     if as_json:
