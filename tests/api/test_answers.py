@@ -256,6 +256,8 @@ GOOD = {"collection": "owls", "question": WEIGHT}
         ({**GOOD, "k": "5"}, 422, "k"),
         ({**GOOD, "seed": -1}, 422, "seed"),
         ({**GOOD, "max_tokens": 0}, 422, "max_tokens"),
+        ({**GOOD, "budget": 499}, 422, "budget"),
+        ({**GOOD, "budget": 24_001}, 422, "budget"),
         ({**GOOD, "modle": "x"}, 422, "modle"),
         ({**GOOD, "conversation_id": "none"}, 404, None),
         ({**GOOD, "exclude_items": [7]}, 422, "exclude_items.0"),

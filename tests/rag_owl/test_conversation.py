@@ -204,12 +204,30 @@ def test_an_answer_is_rated(owl: RagOwl) -> None:
         owl.rate("nothing", 1)
 
 
+def test_a_question_has_a_budget_which_its_replay_keeps(tmp_path: Path) -> None:
+    for name in ("elf", "eagle"):
+        text = f"The {name} owl hunts. " + f"The {name} owl was seen in the old forest. " * 9
+        (tmp_path / f"{name}.txt").write_text(text)
+
+    with RagOwl.open(tmp_path / "data", **PLAIN) as owl:
+        owl.ingest("owls", [tmp_path / "elf.txt", tmp_path / "eagle.txt"])
+        asked = "What does the elf owl hunt?"
+        whole = owl.ask("owls", asked)
+        assert (len(whole.sources), whole.left_out) == (2, ())
+        short = owl.ask("owls", asked, budget=500)
+        assert len(short.left_out) == 1
+        assert owl.replay(short.id).left_out == short.left_out
+        assert owl.replay(whole.id).left_out == ()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"seed": -1}, "seed"),
+        ({"budget": 499}, "budget"),
+        ({"budget": 1e3}, "budget"),
         ({"seed": "1"}, "seed"),
         ({"exclude_items": "abc"}, "exclude_items is a list"),
         ({"exclude_items": [7]}, "exclude_items: 7"),
