@@ -21,6 +21,7 @@ from rag_owl.indexer.segment import Segment, search_segments
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore, PictureEmbedder, TextEmbedder
+from rag_owl.steps import step
 from rag_owl.store import collections, filters, items, segments, words
 from rag_owl.store.collections import Collection, Generation
 from rag_owl.types import Channel, Question, Retrieved
@@ -144,7 +145,8 @@ class HybridRetriever:
         queries = self._queries(self._embedders(view.generation), question)
         with db.reading(self._engine) as session:
             allowed = self._allowed(session, collection, view, question)
-            found = self._search(session, collection, view, question, queries, allowed)
+            with step("search"):
+                found = self._search(session, collection, view, question, queries, allowed)
             fused = _fuse(found, bool(question.pictures))
             best = list(fused)
             loaded = items.load(session, best[: question.k])
@@ -158,10 +160,11 @@ class HybridRetriever:
     def _queries(self, embedders: Embedders, question: Question) -> _Queries:
         text = question.text.strip()
         wanted = question.channels or ("text", "words", "picture")
-        by_text = embedders.text.embed_query(text) if text and wanted != ("words",) else None
-        by_picture = []
-        if "picture" in wanted:
-            by_picture = self._picture_queries(embedders, question, text)
+        with step("embed"):
+            by_text = embedders.text.embed_query(text) if text and wanted != ("words",) else None
+            by_picture = []
+            if "picture" in wanted:
+                by_picture = self._picture_queries(embedders, question, text)
         return _Queries(text, by_text, by_picture, embedders.picture.text_floor, wanted)
 
     def _search(

@@ -16,6 +16,7 @@ from rag_owl.model.evidence_prompt import View
 from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory
 from rag_owl.ports import BlobStore
+from rag_owl.steps import step
 from rag_owl.video import open_video
 
 if TYPE_CHECKING:
@@ -83,9 +84,11 @@ class Looker:
         seen: dict[str, VisualMemory] = {}
         wanted = {view.key: view for view in views}
         if store is not None:
-            for key in wanted:
-                if (stored := store.get(identity, key)) is not None:
-                    seen[key] = stored
+            with step("load_features") as loading:
+                for key in wanted:
+                    if (stored := store.get(identity, key)) is not None:
+                        seen[key] = stored
+                loading.note(pictures=len(wanted), found=len(seen))
         failed: dict[str, str] = {}
         waiting: list[tuple[str, Tensor]] = []
         new = [view for key, view in wanted.items() if key not in seen]

@@ -28,6 +28,7 @@ from rag_owl.model.statements import (
 )
 from rag_owl.ports import BlobStore
 from rag_owl.settings import RemoteModel
+from rag_owl.steps import step
 from rag_owl.types import Attribution, Context, Draft, Item
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class RemoteAnswerer:
                 body["tools"] = [dict(tool) for tool in request.tools]
             if request.choice is not None:
                 body["tool_choice"] = request.choice
-        reply = self._server.complete(body, on_text)
+        with step("model_server", model=self.name):
+            reply = self._server.complete(body, on_text)
         if reply.tool_calls:
             raise ToolsCalled(
                 Draft(reply.text, model=self.name, usage=reply.usage), reply.tool_calls

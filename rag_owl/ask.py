@@ -14,6 +14,7 @@ from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.gate import Gate
 from rag_owl.ports import Ablator, Answerer, Grounded, Grounding, Judge, Retriever, Watcher
 from rag_owl.settings import MOST_ITEMS
+from rag_owl.steps import step
 from rag_owl.store import answers, collections, filters, items
 from rag_owl.store.names import is_storable
 from rag_owl.types import Answer, Context, Draft, Question, Retrieved, Verify
@@ -53,7 +54,9 @@ def answer_question(
     if question.video is not None:
         stills = parts.stills(question.video)
         pictured = replace(question, pictures=(*question.pictures, *stills))
-    retrieved = _retrieve(pictured, parts)
+    with step("retrieve", k=question.k) as retrieving:
+        retrieved = _retrieve(pictured, parts)
+        retrieving.note(items=len(retrieved))
     watches = isinstance(parts.answerer, Watcher) and parts.answerer.watches_video
     shown = question if watches else pictured
     context = contexts.interleave(retrieved, shown, question.budget or parts.context_characters)
@@ -61,7 +64,10 @@ def answer_question(
         on_sources(context.sources)
     checker = evidence.checker_of(context, parts.judge)
     gate = Gate(checker, on_text) if question.require_support else None
-    draft = parts.answerer.answer(context, gate.on_text if gate else on_text)
+    with step("answer", model=parts.answerer.name, sources=len(context.sources)) as answering:
+        draft = parts.answerer.answer(context, gate.on_text if gate else on_text)
+        if draft.usage is not None:
+            answering.note(tokens=draft.usage.completion_tokens)
     drops = _drops(parts.answerer, context, draft)
     if question.verify == "full" and drops is None:
         note = f"{draft.model} cannot be asked again without one of its sources."
@@ -75,17 +81,18 @@ def answer_question(
         generation = collections.live_generation(session, collection.key)
     # The judge is a model: it runs while no transaction is open.
     grounding = parts.answerer.grounding if isinstance(parts.answerer, Grounded) else Grounding()
-    answer = evidence.verify(
-        draft,
-        context,
-        generation.key if generation else 0,
-        checker=checker,
-        grounding=grounding,
-        drops=drops or (),
-    )
-    if gate is not None:
-        answer = gate.finish(answer)
-    with db.writing(parts.engine) as session:
+    with step("verify"):
+        answer = evidence.verify(
+            draft,
+            context,
+            generation.key if generation else 0,
+            checker=checker,
+            grounding=grounding,
+            drops=drops or (),
+        )
+        if gate is not None:
+            answer = gate.finish(answer)
+    with step("store"), db.writing(parts.engine) as session:
         collection = collections.get(session, question.collection)
         answers.save(session, collection.key, answer, context)
     return answer

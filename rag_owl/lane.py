@@ -7,6 +7,7 @@ frees the place.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import threading
@@ -35,6 +36,8 @@ class Ticket(Generic[T]):
         self.queued_at = time.monotonic()
         self._lane = lane
         self._work = work
+        # What belongs to the request goes along: its id for the log, its trace.
+        self._context = contextvars.copy_context()
         self._cancelled = threading.Event()
 
     @property
@@ -56,7 +59,7 @@ class Ticket(Generic[T]):
             return
         try:
             self.check()
-            self.future.set_result(self._work(self))
+            self.future.set_result(self._context.run(self._work, self))
         except BaseException as error:
             self.future.set_exception(error)
 
