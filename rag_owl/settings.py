@@ -221,6 +221,11 @@ class Settings(BaseSettings):
     shutdown_seconds: int = Field(
         30, ge=0, description="How long `serve` lets running answers finish when it is stopped."
     )
+    traces: Literal["none", "otlp"] = Field(
+        "none",
+        description="Where `serve` sends traces; `otlp` needs the extra `otel` and the standard's "
+        "own `OTEL_…` variables.",
+    )
     log_format: Literal["json", "text"] = Field("json", description="Of the log of `serve`.")
 
     @field_validator("remote_models")
