@@ -25,6 +25,7 @@ from rag_owl.errors import (
     Busy,
     Cancelled,
     Conflict,
+    DatabaseUnavailable,
     DataFolderBusy,
     DataFolderError,
     Forbidden,
@@ -61,6 +62,7 @@ _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
     (RemoteModelBusy, 503),
     (RemoteModelTimeout, 504),
     (ModelError, 502),
+    (DatabaseUnavailable, 503),
     (DataFolderError, 507),
 )
 _FIELDS: tuple[tuple[type[RagOwlError], str], ...] = ((ModelNotFound, "model"),)
@@ -94,6 +96,7 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
                 status,
                 "the service cannot use its data now; its operator finds the reason in the log "
                 f"under request {request_id}",
+                headers={"Retry-After": "5"} if isinstance(error, DatabaseUnavailable) else None,
             )
         field = getattr(error, "field", None) or next(
             (name for kind, name in _FIELDS if isinstance(error, kind)), None

@@ -142,11 +142,13 @@ class Skipped(BaseModel):
 
 
 class Job(BaseModel):
-    """A durable job. Counters count documents; `found` may still grow."""
+    """A durable job. Counters count documents, or what else it handles; `found` may still grow."""
 
     id: str
     kind: str = Field(examples=["ingest"])
-    collection: str = Field(examples=["flags"])
+    collection: str | None = Field(
+        examples=["flags"], description="`null`: it is of the whole installation."
+    )
     state: JobState
     found: int
     added: int
@@ -158,6 +160,13 @@ class Job(BaseModel):
     error: str | None
     created_at: float = Field(description="Seconds since the epoch.")
     finished_at: float | None
+    done: int = Field(description="Added, updated and unchanged ones, or what else it does.")
+    failed: int
+    left: int = Field(description="Of what was found so far.")
+    rate: float | None = Field(description="Handled per second since it was taken up last.")
+    started_at: float | None
+    expected_end: float | None = Field(description="Seconds since the epoch, while it runs.")
+    cancelling: bool = Field(description="It was asked to stop and has not stopped yet.")
 
 
 class Received(BaseModel):

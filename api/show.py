@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,40 +32,76 @@ def progress(console: Console) -> Iterator[Callable[[Job], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[items]} items"),
+        TextColumn("{task.fields[items]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
-        task = bar.add_task("looking for files", total=None, items=0)
+        task = bar.add_task("looking for files", total=None, items="")
 
         def follow(job: Job) -> None:
+            looking = "looking for files" if job.kind == "ingest" else job.kind
             bar.update(
                 task,
-                description="ingesting" if job.found else "looking for files",
+                description=_DOING.get(job.kind, job.kind) if job.found else looking,
                 total=job.found or None,
                 completed=job.handled,
-                items=job.items,
+                items=f"{job.items} items" if job.items else "",
             )
 
         yield follow
 
 
+_DOING = {
+    "ingest": "ingesting",
+    "reindex": "reindexing",
+    "merge": "merging",
+    "delete": "deleting",
+    "backup": "backing up",
+    "verify": "verifying",
+}
+
+
 def job(console: Console, value: Job) -> None:
-    parts = [f"{value.added} added"]
-    parts += [f"{value.updated} updated"] if value.updated else []
-    parts += [f"{value.unchanged} unchanged"] if value.unchanged else []
+    if value.kind == "ingest":
+        parts = [f"{value.added} added"]
+        parts += [f"{value.updated} updated"] if value.updated else []
+        parts += [f"{value.unchanged} unchanged"] if value.unchanged else []
+    else:
+        parts = [f"{value.kind}: {value.done} done"]
     parts += [f"{value.skipped_count} skipped"] if value.skipped_count else []
-    console.print(
-        f"[bold]{escape(value.collection)}[/]: {', '.join(parts)} "
-        f"({value.items} new items), job {value.id} {value.state}"
-    )
-    if value.state == "done" and value.unchanged and not value.added + value.updated:
+    parts += [f"{value.failed} failed"] if value.failed else []
+    parts += [f"{value.left} left"] if value.left else []
+    if value.state == "running" and value.rate:
+        parts.append(f"{value.rate:.3g} a second")
+    if value.expected_end is not None:
+        parts.append(f"done in about {duration(value.expected_end - time.time())}")
+    items = f" ({value.items} new items)" if value.kind == "ingest" else ""
+    whose = escape(value.collection or "the whole folder")
+    state = "cancelling" if value.cancelling else value.state
+    console.print(f"[bold]{whose}[/]: {', '.join(parts)}{items}, job {value.id} {state}")
+    if value.error:
+        console.print(f"  [red]{escape(one_line(value.error))}[/]", highlight=False)
+    if (
+        value.kind == "ingest"
+        and value.state == "done"
+        and value.unchanged
+        and not value.added + value.updated
+    ):
         console.print("Nothing has changed since the last time.")
     for skipped in value.skipped[:_SHOWN]:
         console.print(f"  [yellow]skipped[/] {escape(one_line(skipped.name))}: ", end="")
         console.print(escape(one_line(skipped.reason)), highlight=False)
     if value.skipped_count > _SHOWN:
         console.print(f"  … and {value.skipped_count - _SHOWN} more (`rag-owl jobs {value.id}`)")
+
+
+def duration(seconds: float) -> str:
+    seconds = max(seconds, 0)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6_000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.0f} h" if seconds < 360_000 else f"{seconds / 86_400:.0f} days"
 
 
 def answer(console: Console, value: Answer) -> None:

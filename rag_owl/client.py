@@ -84,7 +84,7 @@ class RagOwl:
             self._limits,
             self.models.gpu,
         )
-        self._runner = job_runner.Runner(engine, self.folder, self._work)
+        self._runner = job_runner.FolderRunner(engine, self.folder, self._work, self._tidy)
 
     @classmethod
     def open(
@@ -495,9 +495,12 @@ class RagOwl:
             remember_picture=self.models.remember_picture(),
         )
 
-    def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    def _tidy(self) -> None:
+        """Remove what dead processes left. The caller holds the folder's lock."""
         remove_orphans(self.engine, self.segments)
         sweep(self.folder / "decoding")
+
+    def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         kind = KINDS.get(claim.kind)
         if kind is None:
             raise InvalidInput(

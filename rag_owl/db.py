@@ -29,9 +29,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from rag_owl.errors import DataFolderError
+from rag_owl.errors import DatabaseUnavailable, DataFolderError
 
 SCHEMA = "0004"  # the newest migration; a test holds it equal to Alembic's head
 
@@ -364,7 +365,7 @@ def reading(engine: Engine) -> Iterator[Session]:
     """One consistent view of the database, as of its first query."""
     if engine.dialect.name == "postgresql":  # where every statement would have a view of its own
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
-    with _session(engine) as session, _storage_errors(engine):
+    with _session(engine) as session, storage_errors(engine):
         yield session
 
 
@@ -372,12 +373,13 @@ def reading(engine: Engine) -> Iterator[Session]:
 def writing(engine: Engine) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back by any exception."""
     session_engine = engine.execution_options(writes=True)
-    with _storage_errors(engine), _session(session_engine) as session, session.begin():
+    with storage_errors(engine), _session(session_engine) as session, session.begin():
         yield session
 
 
 @contextmanager
-def _storage_errors(engine: Engine) -> Iterator[None]:
+def storage_errors(engine: Engine) -> Iterator[None]:
+    """What the driver raises as `DataFolderError`s with a remedy."""
     try:
         yield
     except DBAPIError as error:
@@ -395,7 +397,16 @@ def _storage_errors(engine: Engine) -> Iterator[None]:
             if mark in reason:
                 where = engine.url.render_as_string(hide_password=True)
                 raise DataFolderError(f"{where}: {reason}; {remedy}.") from error
-        if error.connection_invalidated or "connection" in reason.lower():
+        passing = ("deadlock detected", "could not serialize", "starting up", "shutting down")
+        if (
+            error.connection_invalidated
+            or "connection" in reason.lower()
+            or any(mark in reason for mark in passing)
+        ):
             where = engine.url.render_as_string(hide_password=True)
-            raise DataFolderError(f"cannot reach {where}: {reason.splitlines()[0]}") from error
+            first = (reason.splitlines() or ["no reason given"])[0]
+            raise DatabaseUnavailable(f"cannot use {where} just now: {first}") from error
         raise
+    except PoolTimeout as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise DatabaseUnavailable(f"all connections to {where} are in use") from error

@@ -8,9 +8,11 @@
     │   └── UnreadableMedia     bytes that cannot be decoded; during a job it becomes a `Skipped`
     ├── NotFound            a collection, document, item, answer or job that does not exist
     ├── Conflict            it exists already, or something else is changing it
-    │   └── DataFolderBusy      another process holds the data folder and does not let go
+    │   ├── DataFolderBusy      another process holds the data folder and does not let go
+    │   └── JobLost             another worker has taken the job over: nothing may be committed
     ├── DataFolderError     the folder cannot be used: read-only, full, a newer schema
-    │   └── CorruptData         a file's checksum or shape is not what its manifest says
+    │   ├── CorruptData         a file's checksum or shape is not what its manifest says
+    │   └── DatabaseUnavailable it cannot be reached just now, or undid a transaction: try again
     ├── ModelError          a model cannot be loaded or failed while it ran
     │   ├── ModelNotFound       no model of that name here
     │   ├── InvalidCheckpoint   files of a model that are missing, damaged or of another family
@@ -73,7 +75,15 @@ class DataFolderBusy(Conflict):
     pass
 
 
+class JobLost(Conflict):
+    pass
+
+
 class DataFolderError(RagOwlError):
+    pass
+
+
+class DatabaseUnavailable(DataFolderError):
     pass
 
 

@@ -1,8 +1,10 @@
-"""Durable jobs: rows are the truth; here is the runner that works them inside this process.
+"""Durable jobs: rows are the truth; here is how they are worked, and the runner of one folder.
 
-Any process that has the folder open may work its jobs. The one that does holds a lock on the
-folder, only while there is work; the others look again every second. A process that dies lets go
-of the lock (the kernel sees to it), and whoever looks next goes on from the last committed batch.
+On SQLite any process that has the folder open may work its jobs. The one that does holds a lock
+on the folder, only while there is work; the others look again twice a second. A process that dies
+lets go of the lock (the kernel sees to it), and whoever looks next goes on from the last committed
+batch. On PostgreSQL a queue carries them to workers on any number of machines:
+`rag_owl.job_queue`.
 """
 
 from __future__ import annotations
@@ -15,23 +17,171 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TypeAlias
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from rag_owl import db
-from rag_owl.errors import Conflict, DataFolderBusy, DataFolderError, RagOwlError
+from rag_owl.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    DataFolderBusy,
+    DataFolderError,
+    JobLost,
+    RagOwlError,
+)
+from rag_owl.job_kinds import Lane, lane_of
 from rag_owl.store import jobs
-from rag_owl.store.jobs import Claim
+from rag_owl.store.jobs import Claim, Waiting
 from rag_owl.types import Job
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Claim, Callable[[], bool]], bool]
+Work: TypeAlias = Callable[[Claim, Callable[[], bool]], bool]
 """Works a claimed job until it is done (True), or was asked to stop by the callback (False)."""
 
-_LOOK_EVERY = 0.5  # seconds
+LOOK_EVERY = 0.5  # seconds
+BEAT_EVERY = 5.0  # seconds: how often a job says that it is being worked
 _AFTER_TROUBLE = 5.0  # seconds until a storage that failed is tried again
+MOST_INTERRUPTIONS = 10  # in a row, of which an ingest's files account for a few (`pipeline`)
+
+
+class Runner(Protocol):
+    """What works jobs in this process, or sees to it that others do."""
+
+    trouble: RagOwlError | None
+    """Why the last attempt could not even be written down (a full disk); None: all is well."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    def start(self) -> None:
+        """Begin to work jobs here, in the background."""
+
+    def stop(self) -> None:
+        """Stop at the next batch. An unfinished job stays, and others go on with it."""
+
+    def wake(self) -> None:
+        """There is a new job."""
+
+
+# --- working one job ------------------------------------------------------------------------------
+
+
+def work_through(engine: Engine, claim: Claim, work: Work, stopping: Callable[[], bool]) -> bool:
+    """Work a claimed job to its end and write that down; False: it is to be gone on with.
+
+    A database that goes away is waited for, and the job goes on from its last batch. Raises
+    `DataFolderError` where the end cannot be written down.
+    """
+    outcome: tuple[str, str | None] | None = None
+    with _Keeper(engine, claim) as keeper:
+        while True:
+            try:
+                if outcome is None:
+                    with db.writing(engine) as session:
+                        claim = jobs.renew(session, claim)
+                    outcome = _attempt(engine, claim, work, keeper, stopping)
+                with db.writing(engine) as session:
+                    _write_down(session, claim, *outcome)
+                return outcome[0] != "left"
+            except JobLost as lost:
+                log.warning("%s", lost)
+                return True
+            except DatabaseUnavailable as error:
+                log.warning("job %s waits for the database: %s", claim.job_id, error)
+                if not wait_for_database(engine, stopping):
+                    return False
+
+
+def _attempt(
+    engine: Engine, claim: Claim, work: Work, keeper: _Keeper, stopping: Callable[[], bool]
+) -> tuple[str, str | None]:
+    """(how it ended, why)."""
+    if claim.interruptions >= MOST_INTERRUPTIONS:
+        return "failed", (
+            f"the process that worked it ended {claim.interruptions} times in a row with nothing "
+            "done; see its log, then retry the job"
+        )
+    try:
+        with db.storage_errors(engine):
+            if work(claim, lambda: stopping() or keeper.stop):
+                return "done", None
+    except (JobLost, DatabaseUnavailable):
+        raise
+    except RagOwlError as failure:
+        return "failed", str(failure)
+    except Exception as failure:
+        log.exception("job %s failed", claim.job_id)
+        return "failed", f"{type(failure).__name__}: {failure}"
+    with db.reading(engine) as session:
+        cancelled = jobs.standing(session, claim) == "cancelled"
+    return ("cancelled" if cancelled else "left"), None
+
+
+def _write_down(session: jobs.Session, claim: Claim, state: str, error: str | None) -> None:
+    if state == "left":
+        jobs.release(session, claim)
+    elif state == "cancelled":
+        jobs.finish_cancelled(session, claim)
+    else:
+        jobs.finish(session, claim, state, error)
+
+
+def wait_for_database(engine: Engine, stopping: Callable[[], bool]) -> bool:
+    """Until it can be reached again; False: asked to stop before that."""
+    while not stopping():
+        try:
+            with db.reading(engine) as session:
+                session.execute(text("SELECT 1"))
+            return True
+        except DatabaseUnavailable:
+            time.sleep(LOOK_EVERY)
+    return False
+
+
+class _Keeper:
+    """Looks after a job that is being worked: beats its heart, notices that it is to stop."""
+
+    def __init__(self, engine: Engine, claim: Claim) -> None:
+        self._engine = engine
+        self._claim = claim
+        self._end = threading.Event()
+        self.stop = False  # cancelled, or somebody else's by now
+        self._thread = threading.Thread(target=self._keep, name="rag-owl-keeper", daemon=True)
+
+    def __enter__(self) -> _Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        beaten = time.monotonic()
+        while not self._end.wait(LOOK_EVERY):
+            try:
+                with db.reading(self._engine) as session:
+                    self.stop = jobs.standing(session, self._claim) != "ours"
+                if not self.stop and time.monotonic() - beaten > BEAT_EVERY:
+                    with db.writing(self._engine) as session:
+                        jobs.beat(session, self._claim)
+                    beaten = time.monotonic()
+            except JobLost:
+                self.stop = True
+            except Exception as error:  # the job itself meets it too, and says so
+                log.debug("a job's row cannot be looked at: %s", error)
+
+
+# --- the runner of one folder ---------------------------------------------------------------------
 
 
 def folder_lock(folder: Path) -> FileLock:
@@ -39,26 +189,30 @@ def folder_lock(folder: Path) -> FileLock:
     return FileLock(folder / "work.lock", thread_local=False)
 
 
-class Runner:
-    """One background thread that works this folder's jobs whenever nobody else does."""
+class FolderRunner:
+    """Background threads, one for each lane, that work this folder's jobs when nobody else does."""
 
-    def __init__(self, engine: Engine, folder: Path, work: Work) -> None:
+    def __init__(
+        self, engine: Engine, folder: Path, work: Work, tidy: Callable[[], None] = lambda: None
+    ) -> None:
+        """tidy: called with the lock held and before any job, to remove what dead ones left."""
         self._engine = engine
         self._folder = folder
         self._work = work
-        self._name = f"{platform.node()}:{os.getpid()}"
+        self._tidy = tidy
+        self._name = worker_name()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lanes: dict[Lane, threading.Thread] = {}
+        self._rest: dict[Lane, float] = {}  # until when, after trouble
         self.trouble: RagOwlError | None = None
-        """Why the last attempt could not even be written down (a full disk); None: all is well."""
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._loop, name="rag-owl-jobs", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop at the next batch. An unfinished job stays, and is resumed by whoever opens next."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -72,63 +226,86 @@ class Runner:
         self._wake.set()
 
     def _loop(self) -> None:
-        pause = _LOOK_EVERY
         while not self._stop.is_set():
+            pause = LOOK_EVERY
             try:
                 self._work_all()
-                self.trouble, pause = None, _LOOK_EVERY
-            except RagOwlError as error:
-                self.trouble, pause = error, _AFTER_TROUBLE
-                log.error("jobs cannot be worked: %s", error)
             except Exception as error:
-                self.trouble, pause = (
-                    DataFolderError(f"jobs cannot be worked: {error}"),
-                    _AFTER_TROUBLE,
-                )
-                log.exception("the job runner failed; it tries again")
+                self._be_troubled(error)
+                pause = _AFTER_TROUBLE
             self._wake.wait(pause)
             self._wake.clear()
 
-    def _work_all(self) -> None:
+    def _be_troubled(self, error: Exception) -> None:
+        if isinstance(error, RagOwlError):
+            self.trouble = error
+            log.error("jobs cannot be worked: %s", error)
+        else:
+            self.trouble = DataFolderError(f"jobs cannot be worked: {error}")
+            log.exception("the job runner failed; it tries again", exc_info=error)
+
+    def _unfinished(self) -> list[Waiting]:
         with db.reading(self._engine) as session:
-            if not jobs.has_unfinished(session):
-                return
+            return jobs.unfinished(session)
+
+    def _work_all(self) -> None:
+        """Until nothing is left to do, with the folder's lock; at once where another holds it."""
+        if not self._unfinished():
+            self.trouble = None
+            return
         lock = folder_lock(self._folder)
         try:
             _acquire(lock, 0)
         except DataFolderBusy:
             return  # another process is at it
         try:
-            while not self._stop.is_set() and self._work_one():
-                pass
+            self._tidy()
+            while not self._stop.is_set():
+                waiting = self._unfinished()
+                now = time.monotonic()
+                for lane in {lane_of(each.kind) for each in waiting}:
+                    if lane not in self._lanes and self._rest.get(lane, 0) <= now:
+                        self._begin(lane)
+                if not waiting and not self._lanes:
+                    return
+                self._wake.wait(LOOK_EVERY)
+                self._wake.clear()
         finally:
+            for thread in list(self._lanes.values()):
+                thread.join()
             lock.release()
 
-    def _work_one(self) -> bool:
-        """The oldest unfinished job; False where there is none or it did not come to its end."""
-        with db.writing(self._engine) as session:
-            claim = jobs.claim_next(session, self._name)
-        if claim is None:
-            return False
-        state, error = "done", None
+    def _begin(self, lane: Lane) -> None:
+        thread = threading.Thread(target=self._work_lane, args=(lane,), name=f"rag-owl-{lane}")
+        self._lanes[lane] = thread
+        thread.start()
+
+    def _work_lane(self, lane: Lane) -> None:
         try:
-            if not self._work(claim, self._stop.is_set):
-                if self._stop.is_set():
-                    with db.writing(self._engine) as session:
-                        jobs.release(session, claim)
-                    return False
-                state = "cancelled"
-        except Conflict as conflict:
-            log.warning("job %s left to another worker: %s", claim.job_id, conflict)
-            return True
-        except RagOwlError as failure:
-            state, error = "failed", str(failure)
-        except Exception as failure:
-            log.exception("job %s failed", claim.job_id)
-            state, error = "failed", f"{type(failure).__name__}: {failure}"
+            while not self._stop.is_set() and self._work_one(lane):
+                self.trouble = None
+        except Exception as error:
+            self._rest[lane] = time.monotonic() + _AFTER_TROUBLE
+            self._be_troubled(error)
+        finally:
+            self._lanes.pop(lane)
+            self._wake.set()
+
+    def _work_one(self, lane: Lane) -> bool:
+        """The oldest unfinished job; False where there is none or it did not come to its end."""
+        mine = (each.id for each in self._unfinished() if lane_of(each.kind) == lane)
+        job_id = next(mine, None)
+        if job_id is None:
+            return False
         with db.writing(self._engine) as session:
-            jobs.finish(session, claim, state, error)
-        return True
+            claim = jobs.claim(session, job_id, self._name)
+        if claim is None:  # cancelled in between
+            return True
+        return work_through(self._engine, claim, self._work, self._stop.is_set)
+
+
+def worker_name() -> str:
+    return f"{platform.node()}:{os.getpid()}"
 
 
 def wait_for(
@@ -142,16 +319,21 @@ def wait_for(
 
     on_progress: called with the job's state again and again, the last time when it is finished.
     Raises the runner's trouble when the job's end cannot be written down (a full disk), and
-    `Conflict` when the runner is closed meanwhile.
+    `Conflict` when the runner is closed meanwhile. A database that goes away is waited for.
     """
     while True:
-        with db.reading(engine) as session:
-            job = jobs.get(session, job_id)
+        try:
+            with db.reading(engine) as session:
+                job = jobs.get(session, job_id)
+        except DatabaseUnavailable:
+            if not wait_for_database(engine, lambda: runner.stopping):
+                raise
+            continue
         if on_progress:
             on_progress(job)
         if job.finished:
             return job
-        if runner.trouble is not None:
+        if runner.trouble is not None and not isinstance(runner.trouble, DatabaseUnavailable):
             raise runner.trouble
         if runner.stopping:
             raise Conflict(f"closed while job {job_id} ran; the next opening resumes it")

@@ -14,14 +14,16 @@ const FOLLOWED = 3; // event streams at once: a browser opens six connections to
 const LOOK_AGAIN = 4_000; // milliseconds between looks at jobs that no stream follows
 
 export const finished = (job) => ["done", "failed", "cancelled"].includes(job.state);
-const handled = (job) => job.added + job.updated + job.unchanged + job.skipped_count;
+const handled = (job) => job.done + job.skipped_count + job.failed;
+/** Whose it is; a job may be of the whole installation. */
+const whose = (job) => job.collection ?? "everything";
 
 /** A job's card. on.followed(job) is called at every change, on.retried(job) with the new job. */
 export class JobCard {
   constructor(job, on = {}) {
     this.on = on;
     this.job = job;
-    this.bar = h("progress", { "aria-label": `Progress in ${job.collection}` });
+    this.bar = h("progress", { "aria-label": `Progress in ${whose(job)}` });
     this.state = h("span", { class: "job-state" });
     this.counts = h("p", { class: "counts" });
     this.buttons = h("div", { class: "row" });
@@ -37,7 +39,7 @@ export class JobCard {
       h(
         "div",
         { class: "job-head" },
-        h("span", { class: "job-title" }, `${job.kind} into `, h("strong", {}, job.collection)),
+        h("span", { class: "job-title" }, `${job.kind}${job.kind === "ingest" ? " into" : ":"} `, h("strong", {}, whose(job))),
         this.state,
       ),
       this.bar,
@@ -60,7 +62,7 @@ export class JobCard {
     this.show();
     if (!finished(before) && finished(job)) {
       const { label } = STATES[job.state];
-      announce(`The job in ${job.collection} is ${label}: ${this.counts.textContent}`);
+      announce(`The job in ${whose(job)} is ${label}: ${this.counts.textContent}`);
     }
     this.on.followed?.(job);
   }
@@ -78,12 +80,20 @@ export class JobCard {
       this.bar.value = job.state === "done" ? 1 : 0;
     } else this.bar.removeAttribute("value");
     this.bar.hidden = finished(job);
-    const parts = [plural(job.added, "document") + " added"];
+    const parts =
+      job.kind === "ingest"
+        ? [plural(job.added, "document") + " added"]
+        : [`${job.kind}: ${job.done.toLocaleString("en")} done`];
     if (job.updated) parts.push(`${job.updated.toLocaleString("en")} updated`);
     if (job.unchanged) parts.push(`${job.unchanged.toLocaleString("en")} unchanged`);
     if (job.skipped_count) parts.push(`${job.skipped_count.toLocaleString("en")} skipped`);
+    if (job.failed) parts.push(`${job.failed.toLocaleString("en")} failed`);
     if (!finished(job))
       parts.push(job.found ? `of ${job.found.toLocaleString("en")} found` : "looking for files");
+    if (job.rate && !finished(job))
+      parts.push(`${job.rate.toLocaleString("en", { maximumSignificantDigits: 3 })} a second`);
+    if (job.expected_end)
+      parts.push(`until about ${new Date(job.expected_end * 1000).toLocaleTimeString()}`);
     this.counts.textContent = parts.join(", ");
     replace(this.problems, job.error && h("p", { class: "warning" }, icon("warning"), job.error));
     this.showSkipped();
@@ -141,7 +151,7 @@ export class JobCard {
         {
           type: "button",
           class: "plain small",
-          "aria-label": `${label} the job in ${job.collection}`,
+          "aria-label": `${label} the job in ${whose(job)}`,
           onclick: async (event) => {
             event.currentTarget.disabled = true;
             try {

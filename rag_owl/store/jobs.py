@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
-from rag_owl.errors import Conflict, NotFound
+from rag_owl.db import CollectionRow, InstallationRow, JobInputRow, JobRow, SkippedRow
+from rag_owl.errors import Conflict, JobLost, NotFound
 from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
+UNFINISHED = ("queued", "running")
 UPLOAD_KEPT = 24 * 3_600.0  # seconds after its job failed or was cancelled, to be tried again
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
 SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
@@ -29,11 +30,12 @@ class Claim:
     job_id: str
     fence: int
     kind: str
-    collection: str
-    collection_key: int
+    collection: str  # "": it is of the whole installation
+    collection_key: int  # 0: likewise
     parameters: Mapping[str, Any]
     scanned: bool
     interrupted: bool = False  # who had it before did not let go of it: killed, or no power
+    interruptions: int = 0  # how often in a row, with nothing done between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +52,28 @@ class JobInput:
 
 def create(
     session: Session,
-    collection_key: int,
+    collection_key: int | None,
     kind: str,
     parameters: Mapping[str, Any],
     key_id: str | None = None,
 ) -> tuple[str, bool]:
     """(job id, whether it is new): asked again while the same job is unfinished, one joins it.
 
-    key_id: of the key that begins it over HTTP.
+    collection_key: None for what concerns the whole installation. key_id: of the key that begins
+    it over HTTP.
     """
     # One at a time for each collection, so that two who ask at once share one job.
-    session.execute(
-        select(CollectionRow.key).where(CollectionRow.key == collection_key).with_for_update()
+    whose = (
+        select(InstallationRow.id)
+        if collection_key is None
+        else select(CollectionRow.key).where(CollectionRow.key == collection_key)
     )
+    session.execute(whose.with_for_update())
     for row in session.scalars(
         select(JobRow).where(
             JobRow.collection_key == collection_key,
             JobRow.kind == kind,
-            JobRow.state.in_(("queued", "running")),
+            JobRow.state.in_(UNFINISHED),
         )
     ):
         if row.parameters == dict(parameters) and not row.cancel_requested:
@@ -86,37 +92,67 @@ def create(
     return row.id, True
 
 
-def has_unfinished(session: Session) -> bool:
-    return (
-        session.scalar(select(JobRow.id).where(JobRow.state.in_(("queued", "running"))).limit(1))
-        is not None
-    )
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job that is not finished, whoever may be working on it."""
+
+    id: str
+    kind: str
+    collection_key: int | None
 
 
-def claim_next(session: Session, worker: str) -> Claim | None:
-    """Take the oldest unfinished job. The caller holds the lock that makes it the only worker."""
-    row = session.scalar(
-        select(JobRow)
-        .where(JobRow.state.in_(("queued", "running")))
+def unfinished(session: Session) -> list[Waiting]:
+    """The oldest first."""
+    rows = session.execute(
+        select(JobRow.id, JobRow.kind, JobRow.collection_key)
+        .where(JobRow.state.in_(UNFINISHED))
         .order_by(JobRow.created_at, JobRow.id)
-        .limit(1)
+    )
+    return [Waiting(*row) for row in rows]
+
+
+def claim(session: Session, job_id: str, worker: str) -> Claim | None:
+    """Take an unfinished job from whoever had it before; None: it is finished, or gone.
+
+    The caller has made sure that nobody else who is well works on it (the folder's lock, the
+    queue's): whoever had it loses it, and can activate nothing any more.
+    """
+    row = session.scalar(
+        select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(UNFINISHED)).with_for_update()
     )
     if row is None:
         return None
+    now = time.time()
     interrupted = row.state == "running"
-    row.state, row.worker, row.heartbeat_at = "running", worker, time.time()
+    row.state, row.worker, row.heartbeat_at = "running", worker, now
     row.fence += 1
-    collection = session.get_one(CollectionRow, row.collection_key)
+    row.interruptions = row.interruptions + 1 if interrupted else 0
+    row.started_at = row.started_at or now
+    row.claimed_at, row.claimed_handled = now, _handled(row)
+    collection = session.get(CollectionRow, row.collection_key) if row.collection_key else None
     return Claim(
         row.id,
         row.fence,
         row.kind,
-        collection.name,
-        row.collection_key,
+        collection.name if collection else "",
+        row.collection_key or 0,
         row.parameters,
         row.scanned,
         interrupted,
+        row.interruptions,
     )
+
+
+def renew(session: Session, claim: Claim) -> Claim:
+    """The same claim, with what was written down since. Raises `JobLost`."""
+    row = session.get(JobRow, claim.job_id)
+    if row is None or row.fence != claim.fence or row.state != "running":
+        raise JobLost(f"job {claim.job_id} was taken over by another worker")
+    return replace(claim, scanned=row.scanned)
+
+
+def _handled(row: JobRow) -> int:
+    return row.added + row.updated + row.unchanged + row.done + row.skipped + row.failed
 
 
 def release(session: Session, claim: Claim) -> None:
@@ -127,13 +163,32 @@ def release(session: Session, claim: Claim) -> None:
 def advance(session: Session, claim: Claim, **counters: int) -> bool:
     """Add to the counters and beat the heart; returns whether the job was asked to stop.
 
-    Raises `Conflict` when somebody else has claimed the job since: nothing may be committed then.
+    counters: of found, added, updated, unchanged, done, skipped, failed, items. Until the
+    transaction ends nobody else can claim the job.
+    Raises `JobLost` when somebody else has claimed the job since: nothing may be committed then.
     """
     changes: dict[str, Any] = {
         name: getattr(JobRow, name) + number for name, number in counters.items() if number
     }
+    if changes.keys() - {"found"}:
+        changes["interruptions"] = 0
     _update(session, claim, heartbeat_at=time.time(), **changes)
     return bool(session.scalar(select(JobRow.cancel_requested).where(JobRow.id == claim.job_id)))
+
+
+def beat(session: Session, claim: Claim) -> None:
+    """Say that somebody works on it. Raises `JobLost` as `advance` does."""
+    _update(session, claim, heartbeat_at=time.time())
+
+
+def standing(session: Session, claim: Claim) -> Literal["ours", "cancelled", "lost"]:
+    """Whether to go on with it."""
+    row = session.execute(
+        select(JobRow.fence, JobRow.state, JobRow.cancel_requested).where(JobRow.id == claim.job_id)
+    ).one_or_none()
+    if row is None or row.fence != claim.fence or row.state != "running":
+        return "lost"
+    return "cancelled" if row.cancel_requested else "ours"
 
 
 def _update(session: Session, claim: Claim, **values: Any) -> None:
@@ -143,20 +198,40 @@ def _update(session: Session, claim: Claim, **values: Any) -> None:
         .values(**values)
     )
     if found.rowcount != 1:  # type: ignore[attr-defined]
-        raise Conflict(f"job {claim.job_id} was taken over by another worker")
+        raise JobLost(f"job {claim.job_id} was taken over by another worker")
 
 
 def finish(session: Session, claim: Claim, state: str, error: str | None = None) -> None:
+    """state: done or failed."""
     _update(session, claim, state=state, error=error, finished_at=time.time())
 
 
+def finish_cancelled(session: Session, claim: Claim) -> None:
+    """It has stopped because it was to be cancelled; where it is to be tried again, it goes on."""
+    _update(
+        session,
+        claim,
+        state=case((JobRow.cancel_requested, "cancelled"), else_="queued"),
+        finished_at=case((JobRow.cancel_requested, time.time()), else_=None),
+    )
+
+
 def mark_scanned(session: Session, claim: Claim) -> None:
-    _update(session, claim, scanned=True)
+    _update(session, claim, scanned=True, interruptions=0)
 
 
 def request_cancel(session: Session, job_id: str) -> None:
+    """At once where nobody works on it, else when its worker looks. Raises `NotFound`."""
     get(session, job_id)
-    session.execute(update(JobRow).where(JobRow.id == job_id).values(cancel_requested=True))
+    session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.state.in_(UNFINISHED))
+        .values(
+            cancel_requested=True,
+            state=case((JobRow.state == "queued", "cancelled"), else_=JobRow.state),
+            finished_at=case((JobRow.state == "queued", time.time()), else_=None),
+        )
+    )
 
 
 def restart_scan(session: Session, claim: Claim) -> None:
@@ -315,13 +390,12 @@ def count_by_state(session: Session) -> dict[str, int]:
 
 def unfinished_documents(session: Session) -> tuple[int, int]:
     """(found, handled) of the jobs that are not finished."""
-    handled = JobRow.added + JobRow.updated + JobRow.unchanged + JobRow.skipped
-    found, done = session.execute(
-        select(func.sum(JobRow.found), func.sum(handled)).where(
-            JobRow.state.in_(("queued", "running"))
-        )
+    done = JobRow.added + JobRow.updated + JobRow.unchanged + JobRow.done
+    handled = done + JobRow.skipped + JobRow.failed
+    found, done_ = session.execute(
+        select(func.sum(JobRow.found), func.sum(handled)).where(JobRow.state.in_(UNFINISHED))
     ).one()
-    return int(found or 0), int(done or 0)
+    return int(found or 0), int(done_ or 0)
 
 
 def uploads_in_use(session: Session) -> set[str]:
@@ -365,14 +439,19 @@ def retry(session: Session, job_id: str) -> str:
     """The id of the job that does it again: itself where it goes on from where it stopped.
 
     A job that was done begins anew as another, over the same paths; an upload is not kept for that.
+    One that is still to be cancelled is not cancelled.
     Raises `NotFound`, `Conflict`.
     """
     names.check("job", job_id)
     row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
     if row is None:
         raise NotFound(f"no job {job_id!r}")
-    if row.state in ("queued", "running"):
+    if row.state in UNFINISHED and not row.cancel_requested:
         raise Conflict(f"job {job_id} is not finished; wait for it or cancel it")
+    if row.state in UNFINISHED:  # it was to be cancelled, and has not stopped yet
+        row.cancel_requested = False
+        session.flush()
+        return row.id
     if row.state == "done":
         if "upload" in row.parameters:
             raise Conflict(f"job {job_id} is done; upload again what it skipped")
@@ -380,7 +459,7 @@ def retry(session: Session, job_id: str) -> str:
     if "upload" in row.parameters and (row.finished_at or 0) < time.time() - UPLOAD_KEPT:
         raise Conflict(f"job {job_id} ended long ago, its files are not kept; upload them again")
     row.state, row.error, row.finished_at = "queued", None, None
-    row.cancel_requested = False
+    row.cancel_requested, row.interruptions = False, 0
     session.execute(
         update(JobInputRow)
         .where(JobInputRow.job_id == job_id, ~JobInputRow.done)
@@ -395,7 +474,7 @@ def _jobs(
 ) -> Iterator[Job]:
     rows = session.execute(
         select(JobRow, CollectionRow.name)
-        .join(CollectionRow, CollectionRow.key == JobRow.collection_key)
+        .outerjoin(CollectionRow, CollectionRow.key == JobRow.collection_key)
         .where(condition)
         .order_by(JobRow.created_at.desc(), JobRow.id.desc())
         .limit(limit)
@@ -406,20 +485,44 @@ def _jobs(
             .where(SkippedRow.job_id == row.id)
             .order_by(SkippedRow.key)
             .limit(shown)
-        ) if row.skipped else ()  # fmt: skip
-        yield Job(
-            id=row.id,
-            kind=row.kind,
-            collection=collection,
-            state=row.state,  # type: ignore[arg-type]
-            found=row.found,
-            added=row.added,
-            updated=row.updated,
-            unchanged=row.unchanged,
-            skipped=[Skipped(name, reason) for name, reason in skipped],
-            skipped_count=row.skipped,
-            items=row.items,
-            error=row.error,
-            created_at=row.created_at,
-            finished_at=row.finished_at,
-        )
+        ) if row.skipped or row.failed else ()  # fmt: skip
+        yield _job(row, collection, [Skipped(name, reason) for name, reason in skipped])
+
+
+def _job(row: JobRow, collection: str | None, skipped: list[Skipped]) -> Job:
+    left = max(row.found - _handled(row), 0)
+    rate = _rate(row)
+    # While an ingest still looks for files, nobody knows how much there is to do.
+    known = row.state == "running" and (row.scanned or row.kind != "ingest")
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        collection=collection,
+        state=row.state,  # type: ignore[arg-type]
+        found=row.found,
+        added=row.added,
+        updated=row.updated,
+        unchanged=row.unchanged,
+        skipped=skipped,
+        skipped_count=row.skipped,
+        items=row.items,
+        error=row.error,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        done=row.added + row.updated + row.unchanged + row.done,
+        failed=row.failed,
+        left=left,
+        rate=rate,
+        started_at=row.started_at,
+        expected_end=(row.heartbeat_at or 0) + left / rate if known and left and rate else None,
+        cancelling=row.state == "running" and row.cancel_requested,
+    )
+
+
+def _rate(row: JobRow) -> float | None:
+    """Handled per second since it was taken up last."""
+    until = row.finished_at or row.heartbeat_at
+    if row.claimed_at is None or until is None:
+        return None
+    seconds, handled = until - row.claimed_at, _handled(row) - row.claimed_handled
+    return handled / seconds if seconds > 0 and handled > 0 else None

@@ -188,13 +188,13 @@ def test_a_stopped_job_goes_on_and_a_running_one_does_not(engine: Engine) -> Non
 
         with pytest.raises(Conflict, match="not finished"):
             jobs.retry(session, job_id)
-        claim = jobs.claim_next(session, "w")
+        claim = jobs.claim(session, job_id, "w")
         assert claim is not None
         jobs.finish(session, claim, "failed", "the disk was full")
         assert jobs.retry(session, job_id) == job_id
         assert jobs.get(session, job_id).state == "queued"
         assert jobs.get(session, job_id).error is None
-        claim = jobs.claim_next(session, "w")
+        claim = jobs.claim(session, job_id, "w")
         assert claim is not None
         jobs.finish(session, claim, "done")
         again = jobs.retry(session, job_id)
