@@ -21,6 +21,7 @@ from rag_owl.store.segments import SegmentInfo
 log = logging.getLogger(__name__)
 
 MOST_SEGMENTS = 16  # of a channel, while a job runs
+_ORPHANS_AFTER = 24 * 3_600.0  # seconds: another machine may be about to activate it
 _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searches under way
 
 
@@ -111,7 +112,7 @@ def remove_orphans(engine: Engine, store: SegmentStore) -> int:
     removed = 0
     with db.reading(engine) as session:
         known = segments.known(session)
-    for name in store.names():
+    for name in store.names(0.0 if store.is_ours_alone else _ORPHANS_AFTER):
         if name not in known:
             store.remove(name)
             removed += 1

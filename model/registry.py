@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rag_owl.errors import ModelNotFound
 from rag_owl.media import DEFAULT_LIMITS, Limits
+from rag_owl.object_store import ObjectStore
 from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, TextEmbedder
 from rag_owl.settings import RemoteModel
 
@@ -44,6 +45,7 @@ class Surroundings:
     answer_tokens: int  # the longest answer
     remote: Mapping[str, RemoteModel] = field(default_factory=dict)  # those behind servers
     local: Local = field(default_factory=Local)
+    objects: ObjectStore | None = None  # where machines share what their models remember
 
 
 def load_answerer(name: str, around: Surroundings) -> Answerer:
@@ -75,13 +77,15 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     from rag_owl.model.check import family_of
     from rag_owl.model.checkpoint import find_folder
     from rag_owl.model.owl3.answerer import Owl3Answerer
+    from rag_owl.model.owl3.feature_objects import FeatureObjects
     from rag_owl.model.owl3.features import FeatureStore
     from rag_owl.model.owl3.sampling import Sampling
     from rag_owl.model.spliced.answerer import SplicedAnswerer
     from rag_owl.model.spliced.families import Pixels
 
     local = around.local
-    features = FeatureStore(around.features, around.features_bytes, local.storage)
+    shared = FeatureObjects(around.objects) if around.objects else None
+    features = FeatureStore(around.features, around.features_bytes, local.storage, shared)
     how: dict[str, Any] = {
         "device_map": local.device,
         "dtype": local.dtype,

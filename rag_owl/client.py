@@ -31,11 +31,13 @@ from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer
-from rag_owl.schema import bind_folder, prepare_schema, stored_schema
+from rag_owl.schema import bind_folder, bind_store, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
-from rag_owl.store import answers, blob_uses, collections, documents, items, names
+from rag_owl.storage import Storage
+from rag_owl.store import answers, blob_uses, collections, documents, generations, items, names
 from rag_owl.store import jobs as job_rows
-from rag_owl.store.collections import CollectionInfo
+from rag_owl.store.collections import CollectionInfo, Generation
+from rag_owl.store.generations import GenerationInfo
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn, Verify
 from rag_owl.visibility import limited
@@ -58,9 +60,10 @@ class RagOwl:
         """Use `RagOwl.open`."""
         self.settings = settings
         self.folder = settings.data.expanduser().resolve()
-        self.blobs = FolderBlobs(self.folder / "blobs")
+        self.storage = storage = Storage.of(settings, self.folder)
+        self.blobs = storage.blobs
         self.engine = engine
-        self.segments = SegmentStore(self.folder / "segments")
+        self.segments = storage.segments
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
@@ -75,7 +78,7 @@ class RagOwl:
             Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
             self.folder / "decoding",
         )
-        self.models = Models(settings, self.blobs, self.folder, self._limits)
+        self.models = Models(settings, self.blobs, self.folder, self._limits, storage.objects)
         self._retriever = HybridRetriever(
             engine,
             self.segments,
@@ -111,7 +114,11 @@ class RagOwl:
             if stored_schema(engine) != db.SCHEMA:
                 with job_runner.exclusively(folder, seconds=60):
                     prepare_schema(engine)
-            bind_folder(engine, folder)
+            owl = cls(chosen, engine)
+            if owl.storage.objects is None:
+                bind_folder(engine, folder)
+            else:
+                bind_store(engine, owl.storage.objects)
         except BaseException:
             engine.dispose()
             raise

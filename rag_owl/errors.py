@@ -12,7 +12,8 @@
     │   └── JobLost             another worker has taken the job over: nothing may be committed
     ├── DataFolderError     the folder cannot be used: read-only, full, a newer schema
     │   ├── CorruptData         a file's checksum or shape is not what its manifest says
-    │   └── DatabaseUnavailable it cannot be reached just now, or undid a transaction: try again
+    │   ├── DatabaseUnavailable it cannot be reached just now, or undid a transaction: try again
+    │   └── StorageUnavailable  the object store fails again and again: try again later
     ├── ModelError          a model cannot be loaded or failed while it ran
     │   ├── ModelNotFound       no model of that name here
     │   ├── InvalidCheckpoint   files of a model that are missing, damaged or of another family
@@ -88,6 +89,10 @@ class DatabaseUnavailable(DataFolderError):
 
 
 class CorruptData(DataFolderError):
+    pass
+
+
+class StorageUnavailable(DataFolderError):
     pass
 
 

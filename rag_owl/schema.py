@@ -18,7 +18,10 @@ from rag_owl.errors import DataFolderError
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from rag_owl.object_store import ObjectStore
+
 SCRIPTS = Path(__file__).parent / "migrations"
+MARK = "database-id"  # of whose files those are
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -75,14 +78,14 @@ def bind_folder(engine: Engine, folder: Path) -> None:
     with db.reading(engine) as session:
         database = session.scalars(select(db.InstallationRow.id)).one()
         has_segments = session.scalars(select(db.SegmentRow.id).limit(1)).first() is not None
-    mark = folder / "database-id"
+    mark = folder / MARK
     where = engine.url.render_as_string(hide_password=True)
     try:
         if not mark.exists():
             if has_segments:
                 raise DataFolderError(
                     f"{where} has its files in another folder, not in {folder}; name that folder "
-                    "with --data or RAG_OWL_DATA"
+                    "with --data or RAG_OWL_DATA, or their store with RAG_OWL_STORAGE_URL"
                 )
             with suppress(FileExistsError), mark.open("x") as file:  # another may be faster
                 file.write(database)
@@ -93,6 +96,30 @@ def bind_folder(engine: Engine, folder: Path) -> None:
             )
     except OSError as error:
         raise DataFolderError(f"cannot use {mark}: {error.strerror or error}") from error
+
+
+def bind_store(engine: Engine, store: ObjectStore) -> None:
+    """As `bind_folder`, for the object store that holds a database's files.
+
+    Raises `StorageUnavailable` too.
+    """
+    with db.reading(engine) as session:
+        database = session.scalars(select(db.InstallationRow.id)).one()
+        has_segments = session.scalars(select(db.SegmentRow.id).limit(1)).first() is not None
+    where = engine.url.render_as_string(hide_password=True)
+    if store.find(MARK) is None:
+        if has_segments:
+            raise DataFolderError(
+                f"{where} has its files elsewhere, not at {store.url}; name that place with "
+                "RAG_OWL_STORAGE_URL, or copy the files there first (docs/operations.md)"
+            )
+        store.put_bytes(MARK, database.encode())
+    stored = store.get_bytes(MARK).decode("utf-8", "replace").strip()
+    if stored != database:
+        raise DataFolderError(
+            f"{store.url} holds the files of another database ({stored}) than {where}; use that "
+            "database, or another place"
+        )
 
 
 def _copy(engine: Engine, stored: str) -> Path | None:

@@ -77,6 +77,16 @@ class Settings(BaseSettings):
         None,
         description="An SQLAlchemy URL (`postgresql+psycopg://…`). Default: SQLite in the folder.",
     )
+    storage_url: str | None = Field(
+        None,
+        description="Where blobs, segments and visual features lie, as an fsspec URL "
+        "(`s3://bucket/prefix`). Default: in the data folder. docs/operations.md.",
+    )
+    cache_bytes: int = Field(
+        20 * 2**30,
+        ge=1,
+        description="Disk space in the data folder for copies of what lies at `storage_url`.",
+    )
     text_embedder: str = Field(
         "all-MiniLM-L6-v2",
         description="Text embedder of new collections: any sentence-transformers name.",

@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,8 +40,15 @@ PATIENCE = 60.0  # seconds to wait for another writer
 class FeatureStore:
     """Features of single pictures. `max_bytes` bounds the files of all models together."""
 
-    def __init__(self, folder: str | Path, max_bytes: int, storage: Storage = "bfloat16") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        max_bytes: int,
+        storage: Storage = "bfloat16",
+        shared: FeatureObjects | None = None,
+    ) -> None:
         self.folder = Path(folder)
+        self._shared = shared
         self.max_bytes = max_bytes
         self.storage: Storage = storage
         self._ledger = self.folder / "ledger"
@@ -60,17 +68,32 @@ class FeatureStore:
     def get(self, identity: MemoryIdentity, sha256: str) -> VisualMemory | None:
         """One picture's features, memory-mapped, or None. Marks them as just used."""
         path = self._path(identity, sha256)
-        try:
-            memory = VisualMemory.load(path, identity)
-        except CorruptData:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)  # damaged, or not there at all
-            return None
-        except InvalidInput:
-            return None
-        with contextlib.suppress(OSError):  # a read-only folder can be read
-            os.utime(path)
+        memory = _loaded(path, identity)
+        if memory is None and self._fetch(path):
+            memory = _loaded(path, identity)
+        if memory is not None:
+            with contextlib.suppress(OSError):  # a read-only folder can be read
+                os.utime(path)
         return memory
+
+    def _fetch(self, path: Path) -> bool:
+        """Whether the other machines' store had it, and there is room for it here."""
+        data = self._shared.get(self._object(path)) if self._shared is not None else None
+        if data is None or len(data) > self.max_bytes:
+            return False
+        arriving = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            with self._lock:
+                self._make_room(len(data))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                arriving.write_bytes(data)
+                arriving.replace(path)
+        except (OSError, Timeout) as error:  # looking at the picture again costs only time
+            log.warning("%s: fetched features cannot be kept (%s)", path, error)
+            with contextlib.suppress(OSError):
+                arriving.unlink(missing_ok=True)
+            return False
+        return True
 
     def put(self, identity: MemoryIdentity, sha256: str, memory: VisualMemory) -> bool:
         """Store one picture's features; False where the budget has no room even for it alone.
@@ -90,11 +113,14 @@ class FeatureStore:
                 self._make_room(size)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stored.save(path, self.storage)
+                data = path.read_bytes() if self._shared is not None else b""
         except (OSError, Timeout, SafetensorError) as error:  # the last: the disk is full
             raise DataFolderError(
                 f"{path}: what the model remembers cannot be written ({error}). Make space, or "
                 "set a smaller RAG_OWL_FEATURES_BYTES."
             ) from None
+        if self._shared is not None:
+            self._shared.put(self._object(path), data)
         return True
 
     def put_all(self, memory: VisualMemory, sha256s: Sequence[str]) -> VisualMemory:
@@ -112,11 +138,14 @@ class FeatureStore:
         return stored
 
     def delete(self, sha256: str) -> int:
-        """Forget a picture under every model -> files removed."""
-        name = _checked(sha256) + SUFFIX
-        found = [path for path, _, _ in self._files() if path.name == name]
+        """Forget a picture, in all its sizes, or a film's frames, under every model -> files
+        removed."""
+        name = _checked(sha256) + "."
+        found = [path for path, _, _ in self._files() if path.name.startswith(name)]
         for path in found:
             path.unlink(missing_ok=True)
+        if self._shared is not None:
+            return max(len(found), self._shared.delete(sha256[:2], name))
         return len(found)
 
     def _path(self, identity: MemoryIdentity, sha256: str) -> Path:
@@ -165,6 +194,17 @@ class FeatureStore:
             path.unlink(missing_ok=True)
             total -= size
         return total
+
+
+def _loaded(path: Path, identity: MemoryIdentity) -> VisualMemory | None:
+    try:
+        return VisualMemory.load(path, identity)
+    except CorruptData:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # damaged, or not there at all
+    except InvalidInput:
+        pass
+    return None
 
 
 def _checked(sha256: str) -> str:
