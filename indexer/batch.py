@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from rag_owl.indexer.segment_store import SegmentStore
-from rag_owl.store import bulk, collections, documents, items, jobs, segments
+from rag_owl.store import bulk, collections, documents, generations, items, jobs, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
 from rag_owl.store.jobs import Claim
-from rag_owl.types import Skipped
+from rag_owl.types import Item, Skipped
 
 Vector = NDArray[np.float32]
+
+
+class GenerationSwitched(Exception):
+    """Another generation has become live since the batch was embedded: it is made once more."""
+
 
 _DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
 
@@ -63,10 +68,14 @@ def commit(
 ) -> bool:
     """Store and activate the batch in the caller's transaction; whether the job is to stop.
 
-    text_vectors: (texts, dimension), of all entries' texts in order.
+    text_vectors: (texts, dimension), of all entries' texts in order. Raises `GenerationSwitched`.
     """
     # First of all the fence: whoever lost the job must not write anything.
     stop = jobs.advance(session, claim)
+    generations.lock(session, claim.collection_key)
+    live = collections.live_generation(session, claim.collection_key)
+    if live is None or live.key != generation.key:
+        raise GenerationSwitched
     counters = {"added": 0, "updated": 0, "unchanged": 0, "items": 0}
     vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
     keys: dict[str, list[int]] = {"text": [], "picture": []}
@@ -206,6 +215,11 @@ def embedding_input(name: str, title: str, heading: str, text: str) -> str:
     """A passage is embedded under its heading, or its document's title: it often names neither."""
     above = heading or (title if title != name else "")
     return f"{above}\n{text}" if above else text
+
+
+def text_of(item: Item) -> str:
+    """What is embedded of a stored item."""
+    return embedding_input(item.document_name, item.title, item.heading, item.text or "")
 
 
 def segment_facts(generation: Generation, channel: str) -> dict[str, str | int]:

@@ -221,7 +221,7 @@ def _load(name: str, device: str | None) -> tuple[str, Any]:
             path = Path(candidate).resolve()
             found = f"{path}@{_digest(path)}"
             if candidate == folder and not found.endswith(f"@{revision}"):
-                raise ModelNotFound(f"{path} changed: wanted {revision}, found {found}; reindex")
+                raise ModelNotFound(f"{path} changed: wanted {revision}, found {found}")
             return found, _sentence_transformer(str(path), device=device, local_files_only=True)
     model_id, _, wanted = name.partition("@")
     if "/" not in model_id:
@@ -294,7 +294,7 @@ def _digest(folder: Path) -> str:
 
 def _check_revision(wanted: str, found: str) -> None:
     if "@" in wanted and wanted != found:
-        raise ModelNotFound(f"{wanted} is not here, {found} is; reindex the collection with it")
+        raise ModelNotFound(f"{wanted} is not here, {found} is")
 
 
 def _first_line(error: Exception) -> str:

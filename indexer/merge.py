@@ -11,10 +11,10 @@ import numpy as np
 from sqlalchemy import Engine
 
 from rag_owl import db
-from rag_owl.errors import CorruptData
+from rag_owl.errors import Conflict, CorruptData
 from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.segment_store import SegmentStore
-from rag_owl.store import collections, segments
+from rag_owl.store import collections, generations, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.segments import SegmentInfo
 
@@ -46,6 +46,8 @@ def merge_segments_of(
             _merge(engine, store, generation, chosen)
         except CorruptData as error:
             log.error("%s segments were not merged: %s", channel, error)
+        except Conflict as error:
+            log.info("%s segments were not merged: %s", channel, error)
     if final:
         remove_retired(engine, store)
 
@@ -93,7 +95,8 @@ def _merge(
         new = SegmentInfo(name, channel, manifest.index_type, manifest.count)
     with db.writing(engine) as session:
         segments.replace(session, generation.key, chosen, new, dropped.tolist())
-        collections.touch_generation(session, generation.key)
+        if generations.state_of(session, generation.key) == "live":
+            collections.touch_generation(session, generation.key)
 
 
 def remove_retired(engine: Engine, store: SegmentStore) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from rag_owl import db, paths, uploads
-from rag_owl.errors import UnreadableMedia
-from rag_owl.indexer.batch import Batch, Entry, commit, embedding_input
+from rag_owl.errors import ModelNotFound, UnreadableMedia
+from rag_owl.indexer.batch import Batch, Entry, GenerationSwitched, commit, embedding_input
 from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
 from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Pool
@@ -25,7 +25,7 @@ from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
-from rag_owl.store import collections, documents, jobs
+from rag_owl.store import collections, documents, generations, jobs
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
@@ -37,6 +37,7 @@ FIRST_BATCH, LARGEST_BATCH = 64, 1_024  # items
 _LONGEST_BATCH = 10.0  # seconds
 _MOST_ENTRIES = 2_000  # documents of a batch, also those that need no work
 _PICTURES_AT_ONCE = 32  # decoded pictures in memory
+_LONGEST_WAIT = 60.0  # seconds for a reindex that is about to end
 MOST_ATTEMPTS = 3  # to read what may be the end of the process each time
 
 
@@ -76,19 +77,50 @@ class Ingest:
         remove_retired(self._shop.engine, self._shop.segments)
         if not self._claim.scanned:
             self._scan()
-        with db.reading(self._shop.engine) as session:
-            generation = collections.live_generation(session, self._claim.collection_key)
-        self._embedders, self._generation = self._shop.embedders(generation)
-        if generation is None:
-            wanted = replace(self._generation, splitter=SPLITTER_VERSION)
-            with db.writing(self._shop.engine) as session:
-                self._generation = collections.live_generation(
-                    session, self._claim.collection_key
-                ) or collections.create_generation(session, self._claim.collection_key, wanted)
         if self._claim.interrupted:
             with db.writing(self._shop.engine) as session:
                 # As many as one batch may hold: the one that ended the process is among them.
                 self._suspects = _MOST_ENTRIES if jobs.suspect(session, self._claim) else 0
+        while True:
+            self._open_generation()
+            try:
+                finished = self._work()
+                break
+            except GenerationSwitched:  # as after an interruption: from the last committed batch
+                self._begin_batch()
+        if finished:
+            merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
+        return finished
+
+    def _open_generation(self) -> None:
+        """The live one and its embedders; the first is made as the settings say."""
+        key = self._claim.collection_key
+        while True:
+            with db.reading(self._shop.engine) as session:
+                generation = collections.live_generation(session, key)
+            try:
+                self._embedders, wanted = self._shop.embedders(generation)
+            except ModelNotFound as error:
+                if generation is None:
+                    raise
+                name = self._claim.collection
+                raise ModelNotFound(
+                    f"nothing can be added to {name}: {error}; `rag-owl reindex {name}` makes its "
+                    "vectors anew"
+                ) from error
+            if generation is None:
+                with db.writing(self._shop.engine) as session:
+                    generation = generations.create_first(
+                        session, key, replace(wanted, splitter=SPLITTER_VERSION)
+                    )
+                if generation.text_embedder != wanted.text_embedder or (
+                    generation.picture_embedder != wanted.picture_embedder
+                ):
+                    continue  # another process was faster, with other settings
+            self._generation = generation
+            return
+
+    def _work(self) -> bool:
         while True:
             with db.reading(self._shop.engine) as session:
                 waiting = jobs.waiting_inputs(session, self._claim)
@@ -99,7 +131,6 @@ class Ingest:
                     return False
             if not self._flush():
                 return False
-        merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
         return True
 
     def _scan(self) -> None:
@@ -324,6 +355,7 @@ class Ingest:
         if self._view is not None:
             self._view.close()
             self._view = None
+        self._let_reindex_end()
         self._embed_pictures()
         texts = [text for entry in self._batch.entries for text in entry.texts]
         if texts:
@@ -334,11 +366,27 @@ class Ingest:
             stop = commit(
                 session, self._shop.segments, self._claim, self._generation, self._batch, vectors
             )
-        self._batch = Batch(reading=self._batch.reading)
+        self._begin_batch(self._batch.reading)
         self._size = min(2 * self._size, LARGEST_BATCH)
         merge_segments_of(self._shop.engine, self._shop.segments, self._generation)
         self._since = time.monotonic()
         return not stop and not self._stopping()
+
+    def _begin_batch(self, reading: int | None = None) -> None:
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+        self._batch = Batch(reading=reading)
+        self._images.clear()
+
+    def _let_reindex_end(self) -> None:
+        """A reindex that nearly has all vectors would never have them while we go on."""
+        until = time.monotonic() + _LONGEST_WAIT
+        while time.monotonic() < until and not self._stopping():
+            with db.reading(self._shop.engine) as session:
+                if not generations.is_closing(session, self._claim.collection_key):
+                    return
+            time.sleep(0.1)
 
 
 def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> NewItem:

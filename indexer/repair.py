@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from rag_owl import db, media
 from rag_owl.errors import CorruptData
-from rag_owl.indexer.batch import embedding_input, write_vectors
+from rag_owl.indexer.batch import text_of, write_vectors
 from rag_owl.indexer.search import Embedders
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
@@ -18,7 +18,6 @@ from rag_owl.ports import BlobStore
 from rag_owl.store import collections, items, segments
 from rag_owl.store.collections import Generation
 from rag_owl.store.segments import SegmentInfo
-from rag_owl.types import Item
 
 _AT_ONCE = 1_000
 
@@ -91,12 +90,8 @@ def _embed(
         with db.reading(engine) as session:
             found = items.load_any(session, keys[at : at + _AT_ONCE])
         if channel == "text":
-            yield list(found), embedders.text.embed_texts([_text(i) for i in found.values()])
+            yield list(found), embedders.text.embed_texts([text_of(i) for i in found.values()])
             continue
         for key, item in found.items():  # one decoded picture in memory at a time
             picture = media.decode_picture(blobs.get(item.picture or ""), limits)
             yield [key], embedders.picture.embed_pictures([picture])
-
-
-def _text(item: Item) -> str:
-    return embedding_input(item.document_name, item.title, item.heading, item.text or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -15,16 +16,18 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from rag_owl import db, media
-from rag_owl.errors import CorruptData
+from rag_owl.errors import CorruptData, ModelNotFound
 from rag_owl.indexer.gpu import GpuSearcher
 from rag_owl.indexer.segment import Segment, search_segments
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore, PictureEmbedder, TextEmbedder
 from rag_owl.steps import step
-from rag_owl.store import collections, filters, items, segments, words
+from rag_owl.store import collections, filters, generations, items, segments, words
 from rag_owl.store.collections import Collection, Generation
 from rag_owl.types import Channel, Question, Retrieved
+
+log = logging.getLogger(__name__)
 
 Keys = NDArray[np.int64]
 
@@ -121,6 +124,7 @@ class HybridRetriever:
         self._views: dict[int, _View] = {}
         self._term_counts: dict[int, tuple[float, dict[str, int]]] = {}
         self._lock = threading.Lock()  # for opening segments, not for searching them
+        self._expected: set[int] = set()
 
     def retrieve(self, question: Question) -> list[Retrieved]:
         """The `question.k` best items, best first; fewer where fewer exist.
@@ -135,14 +139,33 @@ class HybridRetriever:
             self._views.clear()
             return self._retrieve(question)
 
+    def pinned(self, name: str, generation: Generation) -> Callable[[Question], list[Retrieved]]:
+        """As `retrieve`, of one collection, from a generation that need not be live, as it is now.
+
+        Raises `NotFound`, `CorruptData`.
+        """
+        with db.reading(self._engine) as session:
+            collection = collections.get(session, name)
+            view = self._open_view(session, collection, generation, None)
+        return lambda question: self._retrieve_from(question, collection, view)
+
     def _retrieve(self, question: Question) -> list[Retrieved]:
         with db.reading(self._engine) as session:
             collection = collections.get(session, question.collection)
             view = self._view(session, collection)
-        if view is None:
-            return []
-        # Models run, and may have to be loaded first, while no transaction is open.
-        queries = self._queries(self._embedders(view.generation), question)
+        return self._retrieve_from(question, collection, view) if view is not None else []
+
+    def _retrieve_from(
+        self, question: Question, collection: Collection, view: _View
+    ) -> list[Retrieved]:
+        try:  # models run, and may have to be loaded first, while no transaction is open
+            embedders = self._embedders(view.generation)
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                f"{collection.name} cannot be searched: {error}; `rag-owl reindex "
+                f"{collection.name}` makes its vectors anew"
+            ) from error
+        queries = self._queries(embedders, question)
         with db.reading(self._engine) as session:
             allowed = self._allowed(session, collection, view, question)
             with step("search"):
@@ -243,20 +266,47 @@ class HybridRetriever:
             generation = collections.live_generation(session, collection.key)
             if generation is None:
                 return None
-            known = {s.folder.name: s for v in (view.segments if view else {}).values() for s in v}
-            active: dict[str, list[Segment]] = {"text": [], "picture": []}
-            for info in segments.active(session, generation.key):
-                opened = known.get(info.id) or self._store.open(info.id, self._gpu())
-                active[info.channel].append(opened)
-            dead = {
-                channel: np.asarray(
-                    segments.tombstones(session, generation.key, channel), dtype=np.int64
-                )
-                for channel in active
-            }
-            view = _View(collection.version, generation, active, dead)
+            view = self._open_view(session, collection, generation, view)
             self._views[collection.key] = view
+            if coming := generations.of_state(session, collection.key, "ready"):
+                self._expect(coming[0])
             return view
+
+    def _open_view(
+        self,
+        session: Session,
+        collection: Collection,
+        generation: Generation,
+        before: _View | None,
+    ) -> _View:
+        """`before`: what may have some of the segments open already."""
+        known = {s.folder.name: s for v in (before.segments if before else {}).values() for s in v}
+        active: dict[str, list[Segment]] = {"text": [], "picture": []}
+        for info in segments.active(session, generation.key):
+            opened = known.get(info.id) or self._store.open(info.id, self._gpu())
+            active[info.channel].append(opened)
+        dead = {
+            channel: np.asarray(
+                segments.tombstones(session, generation.key, channel), dtype=np.int64
+            )
+            for channel in active
+        }
+        return _View(collection.version, generation, active, dead)
+
+    def _expect(self, coming: Generation) -> None:
+        """Load the models of what will soon be live now: the first question then finds them."""
+        if coming.key in self._expected:
+            return
+        self._expected.add(coming.key)
+
+        def load() -> None:
+            try:
+                embedders = self._embedders(coming)
+                embedders.text.embed_query("ready")
+            except Exception as error:  # the question that needs it will say so
+                log.warning("models of a coming generation cannot be loaded: %s", error)
+
+        threading.Thread(target=load, name="rag-owl-expecting", daemon=True).start()
 
 
 def _best_siblings(

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 from sqlalchemy import Engine
 
-from rag_owl import conversation, db, media, own_video, uploads
+from rag_owl import conversation, db, media, own_video, reindexing, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
@@ -31,9 +31,8 @@ from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer
-from rag_owl.schema import bind_folder, bind_store, prepare_schema, stored_schema
+from rag_owl.schema import bind_folder, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
-from rag_owl.storage import Storage
 from rag_owl.store import answers, blob_uses, collections, documents, generations, items, names
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo, Generation
@@ -60,10 +59,9 @@ class RagOwl:
         """Use `RagOwl.open`."""
         self.settings = settings
         self.folder = settings.data.expanduser().resolve()
-        self.storage = storage = Storage.of(settings, self.folder)
-        self.blobs = storage.blobs
+        self.blobs = FolderBlobs(self.folder / "blobs")
         self.engine = engine
-        self.segments = storage.segments
+        self.segments = SegmentStore(self.folder / "segments")
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
@@ -78,7 +76,7 @@ class RagOwl:
             Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
             self.folder / "decoding",
         )
-        self.models = Models(settings, self.blobs, self.folder, self._limits, storage.objects)
+        self.models = Models(settings, self.blobs, self.folder, self._limits)
         self._retriever = HybridRetriever(
             engine,
             self.segments,
@@ -114,11 +112,7 @@ class RagOwl:
             if stored_schema(engine) != db.SCHEMA:
                 with job_runner.exclusively(folder, seconds=60):
                     prepare_schema(engine)
-            owl = cls(chosen, engine)
-            if owl.storage.objects is None:
-                bind_folder(engine, folder)
-            else:
-                bind_store(engine, owl.storage.objects)
+            bind_folder(engine, folder)
         except BaseException:
             engine.dispose()
             raise
@@ -197,6 +191,65 @@ class RagOwl:
         if wait:
             return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
         return self.job(job_id)
+
+    def reindex(
+        self,
+        collection: str,
+        *,
+        text_embedder: str | None = None,
+        picture_embedder: str | None = None,
+        index_type: str | None = None,
+        answerer: str | None = None,
+        hold: bool = False,
+        action: reindexing.Action = "build",
+        wait: bool = True,
+        on_progress: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Make a collection's vectors anew beside those that are searched, and switch to them.
+
+        Questions and ingestion go on. What is not given stays, with embedders as they are
+        installed now; where nothing would change, the job does nothing. Before the switch both
+        generations are compared (`generations`); with hold, it is left to a later call.
+        answerer: also have that model look at every picture now, where it remembers them.
+        action: "build" as above; "switch" to what was held; "rollback" to what was live before;
+        "drop" all but the live generation. Asked again while it is unfinished, this joins it.
+        Raises `NotFound`, `InvalidInput`, `ModelError` for an embedder that cannot be loaded, and
+        `Conflict` where the collection is reindexed otherwise at the moment, or there is nothing
+        to switch to, to go back to or to drop.
+        """
+        if text_embedder:
+            self.models.text_embedder(text_embedder)  # a name that means nothing is told at once
+        if picture_embedder:
+            self.models.picture_embedder(picture_embedder)
+        with db.writing(self.engine) as session:
+            job_id = reindexing.begin(
+                session,
+                collection,
+                action,
+                text_embedder=text_embedder,
+                picture_embedder=picture_embedder,
+                index_type=index_type,
+                answerer=answerer,
+                hold=hold,
+            )
+        self.work_soon()
+        if wait:
+            return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
+        return self.job(job_id)
+
+    def generations(self, collection: str) -> list[GenerationInfo]:
+        """What its vectors were made with: the live ones, those before and those being made.
+
+        The newest first. Raises `NotFound`.
+        """
+        with db.reading(self.engine) as session:
+            return generations.infos(session, collections.get(session, collection).key)
+
+    def pinned(
+        self, collection: str, generation: Generation
+    ) -> Callable[[Question], list[Retrieved]]:
+        """Searches that one generation of a collection, as it is now."""
+        return self._retriever.pinned(collection, generation)
 
     def collections(self) -> list[CollectionInfo]:
         with db.reading(self.engine) as session:

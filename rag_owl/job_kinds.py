@@ -53,6 +53,21 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return finished
 
 
+def reindex(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Other vectors for a collection. parameters: as `rag_owl.reindexing` makes them."""
+    from rag_owl.indexer.reindex import Reindex, Reindexing
+
+    parts = Reindexing(
+        owl.workshop(),
+        owl.models.reindexed,
+        owl.models.embedders_of,
+        owl.pinned,
+        owl.models.remember_picture,
+        owl.settings.k,
+    )
+    return Reindex(parts, claim, stopping).run()
+
+
 def lane_of(kind: str) -> Lane:
     """Also of a kind that only a newer version knows: working it says so."""
     return KINDS[kind].lane if kind in KINDS else "upkeep"
@@ -60,5 +75,6 @@ def lane_of(kind: str) -> Lane:
 
 KINDS: dict[str, Kind] = {
     "ingest": Kind(ingest, "ingest"),
-    # upkeep: reindex, merge, verify; safety: delete, backup (neither may see the other half done)
+    "reindex": Kind(reindex, "upkeep"),
+    # upkeep: merge, verify; safety: delete, backup (neither may see the other half done)
 }

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from rag_owl.errors import ModelNotFound
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.search import Embedders
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
-from rag_owl.object_store import ObjectStore
 from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -28,12 +31,7 @@ class Models:
     """Safe for many threads; one model is loaded at a time."""
 
     def __init__(
-        self,
-        settings: Settings,
-        blobs: BlobStore,
-        folder: Path,
-        limits: Limits = DEFAULT_LIMITS,
-        objects: ObjectStore | None = None,
+        self, settings: Settings, blobs: BlobStore, folder: Path, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         self._settings = settings
         self._around = registry.Surroundings(
@@ -54,7 +52,6 @@ class Models:
                 cache_bytes=settings.picture_cache_bytes,
                 limits=limits,
             ),
-            objects,
         )
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
@@ -94,6 +91,34 @@ class Models:
             index_type=self._settings.index_type,
         )
 
+    def reindexed(self, live: Generation | None, chosen: Mapping[str, Any]) -> Generation:
+        """What a generation becomes: as `chosen` says by `text_embedder`, `picture_embedder` and
+        `index_type`, and otherwise as it is, with embedders as they are here now.
+
+        Raises `ModelError` for an embedder that cannot be loaded.
+        """
+        before = live or self.embedders_for(None)[1]
+        text_name, picture_name = chosen.get("text_embedder"), chosen.get("picture_embedder")
+        text = (
+            self.text_embedder(text_name)
+            if text_name
+            else _as_it_is_now(self.text_embedder, before.text_embedder)
+        )
+        picture = (
+            self.picture_embedder(picture_name)
+            if picture_name
+            else _as_it_is_now(self.picture_embedder, before.picture_embedder)
+        )
+        return replace(
+            before,
+            key=0,
+            text_embedder=text.name,
+            text_dimension=text.dimension,
+            picture_embedder=picture.name,
+            picture_dimension=picture.dimension,
+            index_type=chosen.get("index_type") or before.index_type,
+        )
+
     def answerer(self, name: str | None = None) -> Answerer:
         """By name; None: the one that the settings choose. Raises `ModelError`."""
         chosen = name or self._settings.model
@@ -108,11 +133,11 @@ class Models:
         found: Judge | None = self._once(f"judge {chosen}", partial(registry.load_judge, chosen))
         return found
 
-    def remember_picture(self) -> Callable[[str], object] | None:
-        """How the chosen answerer looks at pictures ahead of questions, where it can."""
-        if self._settings.model in registry.names():
+    def remember_picture(self, name: str | None = None) -> Callable[[str], bool] | None:
+        """How an answerer looks at pictures ahead of questions, where it can; None: the chosen."""
+        if (name or self._settings.model) in registry.names():
             return None  # without loading it
-        answerer = self.answerer()
+        answerer = self.answerer(name)
         return answerer.remember_picture if isinstance(answerer, Rememberer) else None
 
     def gpu(self) -> GpuSearcher | None:
@@ -149,3 +174,14 @@ class Models:
             if what not in self._loaded:
                 self._loaded[what] = load()
             return self._loaded[what]
+
+
+def _as_it_is_now(load: Callable[[str], T], name: str) -> T:
+    """An embedder of just this revision, or else of the one that is here."""
+    try:
+        return load(name)
+    except ModelNotFound:
+        plain = name.rpartition("@")[0]
+        if not plain:
+            raise
+        return load(plain)

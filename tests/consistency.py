@@ -58,7 +58,8 @@ def problems(data: Path) -> list[str]:
             for channel in ("text", "picture"):
                 found += _vectors(data, rows, generation, channel)
         for found_, handled in rows(
-            "SELECT found, added + updated + unchanged + skipped FROM jobs WHERE state = 'done'"
+            "SELECT found, added + updated + unchanged + done + skipped + failed FROM jobs "
+            "WHERE state = 'done'"
         ):
             if found_ != handled:
                 found.append(f"a job found {found_} and handled {handled}")

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, GenerationRow, SegmentRow, TombstoneRow
+from rag_owl.db import CollectionRow, GenerationRow, JobRow, SegmentRow, TombstoneRow
 from rag_owl.errors import Conflict
 from rag_owl.store.collections import Generation, create_generation, from_row, live_generation
 
@@ -164,3 +164,16 @@ def retire(session: Session, keys: Sequence[int]) -> None:
         .values(active=False, retired_at=time.time())
     )
     session.execute(delete(TombstoneRow).where(TombstoneRow.generation_key.in_(keys)))
+
+
+def reindexes(session: Session, collection_key: int) -> list[tuple[str, dict[str, Any]]]:
+    """(id, parameters) of the collection's reindex jobs that are not finished nor to be stopped."""
+    rows = session.execute(
+        select(JobRow.id, JobRow.parameters).where(
+            JobRow.collection_key == collection_key,
+            JobRow.kind == "reindex",
+            JobRow.state.in_(("queued", "running")),
+            ~JobRow.cancel_requested,
+        )
+    )
+    return [(row.id, row.parameters) for row in rows]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from rag_owl.db import DocumentRow, ItemRow, RevisionRow
@@ -165,20 +165,67 @@ def _load(
     return found
 
 
-def with_vector(session: Session, collection_key: int, splitter: int, channel: str) -> list[int]:
+def with_vector(
+    session: Session, collection_key: int, splitter: int, channel: str
+) -> Iterator[int]:
     """Keys of the items that a channel's index must hold: searched ones and growing ones."""
     flag = ItemRow.in_text if channel == "text" else ItemRow.in_picture
+    yield from session.scalars(
+        select(ItemRow.key)
+        .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+        .where(
+            RevisionRow.collection_key == collection_key,
+            or_(RevisionRow.current, ~RevisionRow.complete),
+            ItemRow.splitter == splitter,
+            flag,
+        )
+        .execution_options(yield_per=10_000)
+    )
+
+
+def sample(session: Session, collection_key: int, splitter: int, count: int) -> list[Item]:
+    """Up to `count` searched items, spread evenly over the collection."""
+    keys = session.scalars(
+        select(ItemRow.key)
+        .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+        .where(
+            RevisionRow.collection_key == collection_key,
+            RevisionRow.current,
+            ItemRow.splitter == splitter,
+        )
+        .order_by(ItemRow.key)
+    ).all()
+    chosen = keys[:: max(1, len(keys) // count)][:count]
+    return list(load(session, chosen).values())
+
+
+def pictures_after(session: Session, collection_key: int, after: str, limit: int) -> list[str]:
+    """Blob keys of the pictures of searched items, ascending and each once."""
     return list(
         session.scalars(
-            select(ItemRow.key)
+            select(ItemRow.picture)
+            .distinct()
             .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
             .where(
                 RevisionRow.collection_key == collection_key,
-                or_(RevisionRow.current, ~RevisionRow.complete),
-                ItemRow.splitter == splitter,
-                flag,
+                RevisionRow.current,
+                ItemRow.picture > after,
             )
+            .order_by(ItemRow.picture)
+            .limit(limit)
         )
+    )  # type: ignore[arg-type]
+
+
+def count_pictures(session: Session, collection_key: int) -> int:
+    """How many `pictures_after` gives in all."""
+    return (
+        session.scalar(
+            select(func.count(ItemRow.picture.distinct()))
+            .join(RevisionRow, RevisionRow.key == ItemRow.revision_key)
+            .where(RevisionRow.collection_key == collection_key, RevisionRow.current)
+        )
+        or 0
     )
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from rag_owl.db import Base, GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
+from rag_owl.errors import Conflict
 
 _AT_ONCE = 10_000  # values in one IN
 
@@ -54,8 +55,13 @@ def replace(
     new: SegmentInfo | None,
     dropped: Sequence[int],
 ) -> None:
-    """Put a merged segment in the place of `old`; `dropped`: the dead it left out."""
-    drop(session, [segment.id for segment in old])
+    """Put a merged segment in the place of `old`; `dropped`: the dead it left out.
+
+    Raises `Conflict` where one of the old is not searched any more: somebody else was faster, and
+    its vectors would be there twice.
+    """
+    if drop(session, [segment.id for segment in old]) != len(old):
+        raise Conflict("segments were replaced by somebody else meanwhile")
     if new is not None:
         activate(session, generation_key, new)
     clear_tombstones(session, generation_key, old[0].channel, dropped)
@@ -168,10 +174,14 @@ def clear_tombstones(
         )
 
 
-def drop(session: Session, ids: Sequence[str]) -> None:
-    """Search these segments no more; their files go when no search can be reading them."""
-    session.execute(
+def drop(session: Session, ids: Sequence[str]) -> int:
+    """Search these segments no more; their files go when no search can be reading them.
+
+    Returns how many of them were searched until now.
+    """
+    found = session.execute(
         update(SegmentRow)
-        .where(SegmentRow.id.in_(ids))
+        .where(SegmentRow.id.in_(ids), SegmentRow.active)
         .values(active=False, retired_at=time.time())
     )
+    return int(found.rowcount)  # type: ignore[attr-defined]

@@ -1,0 +1,316 @@
+"""Reindexing: what was found before is found after, whatever happens meanwhile; on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rag_owl import RagOwl, db
+from rag_owl.errors import Conflict, InvalidInput, ModelNotFound, NotFound
+from rag_owl.indexer.embed import HashingEmbedder
+from rag_owl.store import collections, segments
+from rag_owl.types import Job
+from tests.consistency import problems
+from tests.files import noise_jpeg
+
+LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor", "model": "sentences"}
+ANIMALS = ("owl", "fox", "hare", "newt", "crane", "mole", "seal", "wolf")
+
+
+class Other:
+    """Another embedder: words by their first letters, in 64 dimensions; may be made to wait."""
+
+    name, dimension = "letters@1", 64
+
+    def __init__(self) -> None:
+        self.embedded = 0
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.go.set()
+        self._hashing = HashingEmbedder()
+
+    def embed_texts(self, texts: Any, batch_size: int = 32) -> NDArray[np.float32]:
+        self.begun.set()
+        assert self.go.wait(60)
+        self.embedded += len(texts)
+        vectors = self._hashing.embed_texts(texts).reshape(len(texts), 4, 64).sum(axis=1)
+        vectors[:, 0] += 1e-3
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self.embed_texts([text])[0]
+        return vector
+
+
+@pytest.fixture
+def other() -> Other:
+    return Other()
+
+
+@pytest.fixture
+def owl(tmp_path: Path, database_url: str, other: Other) -> Iterator[RagOwl]:
+    with RagOwl.open(tmp_path / "data", database_url=database_url, **LIGHT) as opened:
+        opened.models.put("text", other)
+        yield opened
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for at, animal in enumerate(ANIMALS):
+        (folder / f"{animal}.txt").write_text(f"The {animal} sleeps in the barn number {at}.")
+    for at in range(3):
+        (folder / f"p{at}.jpg").write_bytes(noise_jpeg(40 + at, 30))
+    return folder
+
+
+def names(owl: RagOwl, query: str, **more: Any) -> list[str]:
+    return [hit.item.document_name for hit in owl.search("c", query, k=50, **more)]
+
+
+def found_by_meaning(owl: RagOwl) -> set[str]:
+    return set(names(owl, "sleeps in the barn", channels=("text",)))
+
+
+def states(owl: RagOwl) -> list[tuple[str, str]]:
+    return [(each.generation.text_embedder, each.state) for each in owl.generations("c")]
+
+
+def vectors_of(owl: RagOwl, generation: int, channel: str) -> list[int]:
+    with db.reading(owl.engine) as session:
+        infos = [s for s in segments.active(session, generation) if s.channel == channel]
+    keys = [key for info in infos for key in owl.segments.open(info.id).ids.tolist()]
+    assert len(keys) == len(set(keys))
+    return sorted(keys)
+
+
+def test_another_embedder_of_another_dimension(
+    owl: RagOwl, files: Path, other: Other, database_url: str, tmp_path: Path
+) -> None:
+    owl.ingest("c", [files])
+    before = found_by_meaning(owl)
+    pictures = names(owl, "", images=[files / "p1.jpg"])
+    job = owl.reindex("c", text_embedder="letters@1")
+    assert (job.state, job.kind, job.error) == ("done", "reindex", None)
+    assert (job.found, job.done, job.left) == (11, 11, 0)
+    assert states(owl) == [("letters@1", "live"), ("hashing@1", "kept")]
+    assert found_by_meaning(owl) == before == {f"{animal}.txt" for animal in ANIMALS}
+    assert names(owl, "", images=[files / "p1.jpg"]) == pictures
+    live, kept = owl.generations("c")
+    assert (live.vectors, kept.vectors) == (11, 11)
+    assert live.generation.text_dimension == 64
+    # Pictures have the same embedder: theirs were copied.
+    for channel in ("text", "picture"):
+        assert vectors_of(owl, live.generation.key, channel) == vectors_of(
+            owl, kept.generation.key, channel
+        )
+    assert owl.ask("c", "Where does the mole sleep?").generation == live.generation.key
+    if database_url.startswith("sqlite"):
+        assert problems_of(tmp_path) == []
+
+
+def problems_of(tmp_path: Path) -> list[str]:
+    """The database of these tests lies beside the folder."""
+    (tmp_path / "data" / "rag_owl.db").symlink_to(tmp_path / "test.db")
+    return problems(tmp_path / "data")
+
+
+def test_the_comparison_says_what_is_the_same(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    owl.reindex("c", text_embedder="letters@1")
+    of_items = owl.generations("c")[0].comparison
+    assert of_items is not None
+    assert of_items["basis"] == "items"
+    assert of_items["questions"] == 11
+    for animal in ANIMALS:
+        owl.ask("c", f"Where does the {animal} sleep?")
+    owl.reindex("c", index_type="hnsw")
+    of_questions = owl.generations("c")[0].comparison
+    assert of_questions is not None
+    assert (of_questions["basis"], of_questions["questions"]) == ("questions", 8)
+    assert of_questions["same_documents"] == of_questions["same_locations"] == 1.0
+    assert of_questions["same_first"] == 1.0
+    assert of_questions["new_ms"] > 0 < of_questions["live_ms"]
+
+
+def test_an_index_type_copies_all_vectors(owl: RagOwl, files: Path, other: Other) -> None:
+    owl.ingest("c", [files])
+    owl.reindex("c", text_embedder="letters@1")
+    embedded = other.embedded
+    owl.reindex("c", index_type="hnsw")
+    live = owl.generations("c")[0]
+    assert (live.generation.index_type, live.vectors) == ("hnsw", 11)
+    assert other.embedded - embedded < 50  # the questions of the comparison, no item
+    with db.reading(owl.engine) as session:
+        kinds = {s.index_type for s in segments.active(session, live.generation.key)}
+    assert kinds == {"hnsw"}
+
+
+def test_nothing_to_change(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    for choice in ({}, {"text_embedder": "hashing"}, {"index_type": "auto"}):
+        job = owl.reindex("c", **choice)  # type: ignore[arg-type]
+        assert (job.state, job.found) == ("done", 0)
+    assert states(owl) == [("hashing@1", "live")]
+
+
+def test_an_empty_collection_gets_what_was_chosen(owl: RagOwl, files: Path) -> None:
+    with db.writing(owl.engine) as session:
+        collections.get_or_create(session, "c")
+    assert owl.reindex("c", text_embedder="letters@1").state == "done"
+    owl.ingest("c", [files])
+    assert states(owl) == [("letters@1", "live")]
+
+
+def test_back_and_forth_with_what_came_and_went_meanwhile(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    owl.reindex("c", text_embedder="letters@1")
+    (files / "stork.txt").write_text("The stork sleeps in the barn as well.")
+    owl.ingest("c", [files])
+    gone = next(d for d in owl.documents("c") if d.name == "fox.txt")
+    owl.delete_document("c", gone.id)
+    (files / "owl.txt").write_text("The owl sleeps in the barn, but in another one now.")
+    owl.ingest("c", [files / "owl.txt"])
+    expected = {f"{animal}.txt" for animal in (*ANIMALS, "stork")} - {"fox.txt"}
+    assert found_by_meaning(owl) == expected
+    for state in (
+        [("letters@1", "kept"), ("hashing@1", "live")],
+        [("letters@1", "live"), ("hashing@1", "kept")],
+    ):
+        assert owl.reindex("c", action="rollback").state == "done"
+        assert states(owl) == state
+        assert found_by_meaning(owl) == expected
+        hits = [h for h in owl.search("c", "owl sleeps", k=50, channels=("text",))]
+        assert [h.item.revision for h in hits if h.item.document_name == "owl.txt"] == [2]
+
+
+def test_held_then_switched_then_dropped(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    assert owl.reindex("c", text_embedder="letters@1", hold=True).state == "done"
+    assert states(owl) == [("letters@1", "ready"), ("hashing@1", "live")]
+    assert owl.generations("c")[0].comparison is not None
+    (files / "stork.txt").write_text("The stork sleeps in the barn as well.")
+    owl.ingest("c", [files])
+    assert owl.reindex("c", action="switch").state == "done"
+    assert states(owl) == [("letters@1", "live"), ("hashing@1", "kept")]
+    assert "stork.txt" in found_by_meaning(owl)
+    assert owl.reindex("c", action="drop").state == "done"
+    assert states(owl) == [("letters@1", "live")]
+    assert len(found_by_meaning(owl)) == 9
+    with pytest.raises(Conflict, match="no earlier generation"):
+        owl.reindex("c", action="rollback")
+    with pytest.raises(Conflict, match="nothing to drop"):
+        owl.reindex("c", action="drop")
+    with pytest.raises(Conflict, match="--hold"):
+        owl.reindex("c", action="switch")
+
+
+def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other: Other) -> None:
+    owl.ingest("c", [files])
+    other.go.clear()
+    job = owl.reindex("c", text_embedder="letters@1", wait=False)
+    assert other.begun.wait(30)
+    with pytest.raises(Conflict, match="is being reindexed by job"):
+        owl.reindex("c", index_type="flat")
+    assert owl.reindex("c", text_embedder="letters@1", wait=False).id == job.id
+    assert found_by_meaning(owl) == {f"{animal}.txt" for animal in ANIMALS}
+    (files / "stork.txt").write_text("The stork sleeps in the barn as well.")
+    (files / "owl.txt").write_text("The owl sleeps in the barn, but in another one now.")
+    assert owl.ingest("c", [files]).state == "done"
+    for name in ("fox.txt", "p1.jpg"):
+        gone = next(d for d in owl.documents("c") if d.name == name)
+        owl.delete_document("c", gone.id)
+    expected = {f"{animal}.txt" for animal in (*ANIMALS, "stork")} - {"fox.txt"}
+    assert found_by_meaning(owl) == expected
+    assert states(owl)[0] == ("letters@1", "building")
+    other.go.set()
+    assert owl.wait_for_job(job.id).state == "done"
+    assert states(owl)[0] == ("letters@1", "live")
+    assert found_by_meaning(owl) == expected
+    assert len(names(owl, "", images=[files / "p1.jpg"])) == 2
+
+
+def test_cancelled_then_resumed_then_changed_ones_mind(
+    owl: RagOwl, files: Path, other: Other
+) -> None:
+    owl.ingest("c", [files])
+    other.go.clear()
+    job = owl.reindex("c", text_embedder="letters@1", wait=False)
+    assert other.begun.wait(30)
+    owl.cancel_job(job.id)
+    other.go.set()
+    assert owl.wait_for_job(job.id).state == "cancelled"
+    assert states(owl) == [("letters@1", "building"), ("hashing@1", "live")]
+    begun = owl.generations("c")[0].generation.key
+    assert owl.reindex("c", text_embedder="letters@1", hold=True).state == "done"
+    assert owl.generations("c")[0].generation.key == begun
+    # Something else instead: nothing is left of the first.
+    assert owl.reindex("c", index_type="flat").state == "done"
+    assert states(owl) == [("hashing@1", "live"), ("hashing@1", "kept")]
+
+
+def test_a_second_reindex_leaves_one_step_back(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    owl.reindex("c", text_embedder="letters@1")
+    owl.reindex("c", index_type="flat")
+    kept = [(each.generation.index_type, each.state) for each in owl.generations("c")]
+    assert kept == [("flat", "live"), ("auto", "kept")]
+    # What is kept is taken up again instead of being made anew.
+    key = owl.generations("c")[1].generation.key
+    owl.reindex("c", index_type="auto")
+    assert [each.state for each in owl.generations("c")] == ["kept", "live"]
+    assert owl.generations("c")[1].generation.key == key
+
+
+def test_a_lost_picture_is_skipped_and_said(owl: RagOwl, files: Path, tmp_path: Path) -> None:
+    owl.ingest("c", [files])
+    hit = owl.search("c", "", images=[files / "p1.jpg"], k=1)[0]
+    assert hit.item.picture is not None
+    blob = owl.blobs.path(hit.item.picture)
+    blob.chmod(0o644)
+    blob.write_bytes(b"damaged")
+    job: Job = owl.reindex("c", picture_embedder="owl-nano-eyes")
+    assert job.state == "done"
+    assert [s.name for s in job.skipped] == [hit.item.document_name]
+    assert (job.found, job.done, job.skipped_count) == (11, 10, 1)
+    assert owl.generations("c")[0].state == "live"
+
+
+def test_what_cannot_be_asked_for(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    with pytest.raises(NotFound, match="no collection 'd'"):
+        owl.reindex("d", index_type="flat")
+    with pytest.raises(InvalidInput, match="'tree' is no index type; use auto, flat, hnsw, ivf"):
+        owl.reindex("c", index_type="tree")
+    with pytest.raises(InvalidInput, match="index_type goes with building alone"):
+        owl.reindex("c", index_type="flat", action="rollback")
+    with pytest.raises(ModelNotFound, match="nothing-like-this"):
+        owl.reindex("c", text_embedder="./nothing-like-this")
+    assert owl.jobs()[0].kind == "ingest"  # none was begun
+
+
+def test_an_embedder_that_is_gone_is_named_with_the_remedy(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    with db.writing(owl.engine) as session:
+        row = session.query(db.GenerationRow).one()
+        row.picture_embedder = "owl-nano-eyes@00000000-50"
+        collections.touch(session, row.collection_key)
+    with pytest.raises(ModelNotFound, match=r"00000000-50 is not here.*`rag-owl reindex c`"):
+        owl.search("c", "owl")
+    job = owl.ingest("c", [files])
+    assert job.state == "failed"
+    assert "`rag-owl reindex c`" in (job.error or "")
+    assert owl.reindex("c").state == "done"  # the same embedders, as they are here now
+    live, kept = owl.generations("c")
+    assert live.generation.picture_embedder.startswith("owl-nano-eyes@")
+    assert live.comparison is not None
+    assert "is not here" in live.comparison["note"]
+    assert "owl.txt" in names(owl, "owl")
+    assert kept.state == "kept"
