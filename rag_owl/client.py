@@ -19,7 +19,6 @@ from rag_owl import conversation, db, media, own_video, reindexing, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
-from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.loaders.files import WatchedFile

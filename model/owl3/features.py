@@ -2,7 +2,8 @@
 
 One safetensors file per picture, loaded memory-mapped, within a budget: when it is full, the
 pictures that were used longest ago make room. Several processes may use one folder; a file
-appears whole or not at all, and one that is damaged counts as not there.
+appears whole or not at all, and one that is damaged counts as not there. Several machines may share
+an object store behind their folders: what one has looked at, the others need not.
 
 How many bytes there are stands in a ledger, which every writer adds to before it writes. It may
 say too much (a writer was killed, a file was replaced or deleted), never too little; the files are
@@ -152,6 +153,9 @@ class FeatureStore:
         made_by = hashlib.sha256(f"{identity.model}\n{identity.preprocessing}".encode()).hexdigest()
         name = _checked(sha256)
         return self.folder / made_by[:16] / name[:2] / f"{name}{SUFFIX}"
+
+    def _object(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         """(path, bytes, last used)."""
