@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rag_owl.model.nano.eyes import Eyes, EyesConfig, normalise
 from rag_owl.model.train.nano import pictures, texts, warp
 
-NATURAL, REAL, INVENTED = 128, 32, 12  # per step; flags are seen in two views each
+NATURAL, REAL, INVENTED = 176, 16, 6  # per step; flags are seen in two views each
 
 
 class Heads(nn.Module):

@@ -1,0 +1,225 @@
+"""Recipes on tiny models: what moves, that it learns, that a killed run ends as others do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from rag_owl.errors import InvalidInput
+from rag_owl.model.owl3.sizes import random_model
+from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
+from rag_owl.model.train import adapters
+from rag_owl.model.train.examples import Example, Pictures, Shown, read_examples, split
+from rag_owl.model.train.learner import Learner, load_local, row_of
+from rag_owl.model.train.recipes import RECIPES, recipe
+from rag_owl.model.train.run import Plan, choose, run_stage
+from tests.model.families import write_model
+
+torch.set_num_threads(1)
+PLAN = Plan(steps=6, batch=2, save_every=3, log_every=1, held_back=0.25, rate=5e-3)
+
+
+def write_owl3(folder: Path) -> Path:
+    random_model("tiny", seed=1).save_pretrained(folder)
+    Owl3Tokenizer.of_bytes().save(folder)
+    return folder
+
+
+def model_of(family: str, folder: Path) -> Path:
+    return write_owl3(folder) if family == "owl3" else write_model(folder, family)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions about squares of one colour; one of two items says which."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "pictures").mkdir()
+    lines = []
+    for number, colour in enumerate(("red", "green", "blue", "white") * 2):
+        file = folder / "square.png"
+        Image.new("RGB", (40 + number, 40), colour).save(file)
+        name = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.rename(folder / "pictures" / name)
+        items = (Shown("a", "One", f"It is {colour}.", picture=name), Shown("b", "Two", "No."))
+        example = Example(str(number), "Which?", items, f"{colour} [1]", (name,), colour, (0,))
+        lines.append(example.line())
+    (folder / "examples.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+STAGES = [
+    ("owl1", "owl1", 1),
+    ("owl1", "owl1", 2),
+    ("ovis", "gemma", 1),
+    ("ovis", "gemma", 2),
+    ("ovis", "llama", 3),
+    ("owl3", "owl3", 1),
+    ("owl3", "owl3", 2),
+    ("lora", "owl3", 1),
+    ("lora", "gemma", 1),
+]
+MOVES = {  # what the stage is about, in a few words of its own
+    ("owl1", 1): ("vision_model.", "abstractor.", "query_tokens"),
+    ("owl1", 2): ("language_model.", ".lora_"),
+    ("ovis", 1): ("vision_model.encoder.layers.", "head.", "vte."),
+    ("ovis", 2): ("vision_model.", "head.", "vte."),
+    ("ovis", 3): ("",),
+    ("owl3", 1): ("vision2text_model.", "v_kv_proj", "self_attn.gate"),
+    ("owl3", 2): ("vision2text_model.", "language_model."),
+    ("lora", 1): ("language_model.", ".lora_"),
+}
+
+
+@pytest.mark.parametrize(("name", "family", "number"), STAGES)
+def test_what_a_stage_names_moves_and_nothing_else(name, family, number, data, tmp_path):
+    local = load_local(model_of(family, tmp_path / "base"))
+    chosen = choose(local.model, recipe(name).stage(number))
+    words = MOVES[name, number]
+    if recipe(name).stage(number).low_rank:
+        assert chosen
+        assert all(all(word in n for word in words) for n in chosen)
+    else:
+        wanted = {n for n, _ in local.model.named_parameters() if any(w in n for w in words)}
+        if (name, number) == ("ovis", 1):  # the last layer alone
+            last = max(n for n in wanted if ".layers." in n).split(".layers.")[1].split(".")[0]
+            wanted = {n for n in wanted if ".layers." not in n or f".layers.{last}." in n}
+        assert chosen == wanted
+    before = {n: p.detach().clone() for n, p in local.model.named_parameters()}
+    learner = Learner(local, Pictures(data))
+    rows = [row_of(local, example, 2000) for example in read_examples(data)]
+    learning = [p for p in local.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(4):
+        loss = learner(rows[:3])["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    moved = {n for n, p in local.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= chosen
+    # What no gradient can reach: a key's bias (softmax does not see it), positions no answer has.
+    still = {n for n in chosen - moved if "k_proj.bias" not in n and ".key.bias" not in n}
+    assert not still
+
+
+@pytest.mark.parametrize(("name", "family"), [("owl3", "owl3"), ("lora", "gemma")])
+def test_a_run_that_was_killed_ends_as_one_that_was_not(name, family, data, tmp_path):
+    base = model_of(family, tmp_path / "base")
+    whole = run_stage(recipe(name), 1, str(base), data, tmp_path / "whole", PLAN)
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from rag_owl.model.train.recipes import recipe\n"
+        "from rag_owl.model.train.run import Plan, run_stage\n"
+        f"plan = Plan(**{asdict(PLAN)})\n"
+        f"run_stage(recipe({name!r}), 1, sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), plan)\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", code, str(base), str(data), str(out)]
+    killed = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    log = out / f"1-{recipe(name).stages[0].name}"
+    try:
+        for _ in range(2400):
+            if list(log.glob("checkpoint-3/trainer_state.json")) or killed.poll() is not None:
+                break
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    resumed = run_stage(recipe(name), 1, str(base), data, out, PLAN)
+    for file in whole.glob("*.safetensors"):
+        assert file.read_bytes() == (resumed / file.name).read_bytes()
+    card = json.loads((resumed / "card.json").read_text())
+    assert card["steps"] == 6
+    assert card["held_back_loss"] > 0
+    assert (log / "loss.png").stat().st_size > 2000
+    assert run_stage(recipe(name), 1, str(base), data, out, PLAN) == resumed  # at once
+
+
+def test_a_trained_checkpoint_loads_as_the_base_does(data, tmp_path):
+    for name, family in (("owl1", "owl1"), ("ovis", "llama"), ("owl3", "owl3")):
+        base = model_of(family, tmp_path / family)
+        result = run_stage(recipe(name), 1, str(base), data, tmp_path / f"out-{name}", PLAN)
+        before, after = load_local(base), load_local(result)
+        chosen = choose(before.model, recipe(name).stage(1))
+        theirs = dict(after.model.named_parameters())
+        changed = {n for n, p in before.model.named_parameters() if not torch.equal(p, theirs[n])}
+        assert changed
+        assert changed <= chosen
+
+
+def test_an_adapter_adds_its_difference_to_the_base(data, tmp_path):
+    base = write_owl3(tmp_path / "base")
+    result = run_stage(recipe("lora"), 1, str(base), data, tmp_path / "out", PLAN)
+    assert adapters.base_of(result) == str(base)
+    learnt = load_local(base)
+    choose(learnt.model, recipe("lora").stage(1))
+    assert json.loads((result / "adapter_config.json").read_text())["r"] == 16
+    merged = load_local(base)
+    adapters.merge(merged.model, result)
+    plain = dict(load_local(base).model.named_parameters())
+    changed = {n for n, p in merged.model.named_parameters() if not torch.equal(p, plain[n])}
+    assert changed == {n for n in plain if n.endswith(
+        ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
+         "self_attn.o_proj.weight")) and "language_model" in n}  # fmt: skip
+
+
+def test_frozen_eyes_look_once_and_the_loss_is_the_same(data, tmp_path):
+    base = write_owl3(tmp_path / "base")
+    losses, looked = [], []
+    for kept in (None, tmp_path / "kept", tmp_path / "kept"):
+        local = load_local(base)
+        choose(local.model, recipe("owl3").stage(1))
+        learner = Learner(local, Pictures(data), kept)
+        rows = [row_of(local, example, 2000) for example in read_examples(data)]
+        losses.append([float(learner(rows[:4])["loss"].detach()) for _ in range(2)])
+        looked.append(learner.looked)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert looked == [8, 4, 0]
+
+
+def test_examples_that_cannot_be(data, tmp_path):
+    with pytest.raises(InvalidInput, match="make-data"):
+        read_examples(tmp_path)
+    (tmp_path / "examples.jsonl").write_text(
+        '{"question": "?", "items": [], "answer": "", "gold": [3]}'
+    )
+    with pytest.raises(InvalidInput, match=r"examples\.jsonl:1"):
+        read_examples(tmp_path)
+    (tmp_path / "examples.jsonl").write_text(
+        '{"question": "?", "items": [], "answer": "", "images": ["../x"]}'
+    )
+    with pytest.raises(InvalidInput, match="sha256"):
+        read_examples(tmp_path)
+    base = write_owl3(tmp_path / "base")
+    with pytest.raises(InvalidInput, match="family owl3"):
+        run_stage(recipe("owl1"), 1, str(base), data, tmp_path / "out", PLAN)
+    with pytest.raises(InvalidInput, match="stages 1 to 2"):
+        recipe("owl3").stage(3)
+    with pytest.raises(InvalidInput, match="no recipe 'x'"):
+        recipe("x")
+    local = load_local(base)
+    with pytest.raises(InvalidInput, match="does not fit"):
+        row_of(local, read_examples(data)[0], 20)
+
+
+def test_parts_are_the_same_every_time(data):
+    examples = read_examples(data)
+    assert split(examples, 0.25) == split(examples[::-1][::-1], 0.25)
+    learnt, held = split(examples, 0.25)
+    assert len(learnt) + len(held) == len(examples)
+    assert set(RECIPES) == {"owl1", "ovis", "owl3", "lora"}
