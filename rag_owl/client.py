@@ -26,12 +26,12 @@ from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
-from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer
-from rag_owl.schema import bind_folder, prepare_schema, stored_schema
+from rag_owl.schema import bind_folder, bind_store, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
+from rag_owl.storage import Storage
 from rag_owl.store import answers, blob_uses, collections, documents, generations, items, names
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo, Generation
@@ -58,9 +58,10 @@ class RagOwl:
         """Use `RagOwl.open`."""
         self.settings = settings
         self.folder = settings.data.expanduser().resolve()
-        self.blobs = FolderBlobs(self.folder / "blobs")
+        self.storage = storage = Storage.of(settings, self.folder)
+        self.blobs = storage.blobs
         self.engine = engine
-        self.segments = SegmentStore(self.folder / "segments")
+        self.segments = storage.segments
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
@@ -75,7 +76,7 @@ class RagOwl:
             Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
             self.folder / "decoding",
         )
-        self.models = Models(settings, self.blobs, self.folder, self._limits)
+        self.models = Models(settings, self.blobs, self.folder, self._limits, storage.objects)
         self._retriever = HybridRetriever(
             engine,
             self.segments,
@@ -111,11 +112,14 @@ class RagOwl:
             if stored_schema(engine) != db.SCHEMA:
                 with job_runner.exclusively(folder, seconds=60):
                     prepare_schema(engine)
-            bind_folder(engine, folder)
+            owl = cls(chosen, engine)
+            if owl.storage.objects is None:
+                bind_folder(engine, folder)
+            else:
+                bind_store(engine, owl.storage.objects)
         except BaseException:
             engine.dispose()
             raise
-        owl = cls(chosen, engine)
         if work_jobs:
             owl._runner.start()
         return owl

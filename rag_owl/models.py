@@ -15,6 +15,7 @@ from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.search import Embedders
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
+from rag_owl.object_store import ObjectStore
 from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
@@ -31,7 +32,12 @@ class Models:
     """Safe for many threads; one model is loaded at a time."""
 
     def __init__(
-        self, settings: Settings, blobs: BlobStore, folder: Path, limits: Limits = DEFAULT_LIMITS
+        self,
+        settings: Settings,
+        blobs: BlobStore,
+        folder: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        objects: ObjectStore | None = None,
     ) -> None:
         self._settings = settings
         self._around = registry.Surroundings(
@@ -52,6 +58,7 @@ class Models:
                 cache_bytes=settings.picture_cache_bytes,
                 limits=limits,
             ),
+            objects,
         )
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
