@@ -21,6 +21,7 @@ from rag_owl.errors import Cancelled, InvalidQuestion, ModelNotFound
 from rag_owl.lane import Lane, Ticket
 from rag_owl.model import registry
 from rag_owl.settings import Settings
+from rag_owl.steps import listening, waited
 from rag_owl.types import Answer, Retrieved
 
 OnText: TypeAlias = Callable[[str], None]
@@ -100,8 +101,9 @@ class Asked:
                 watch.sources()
                 self._put(("retrieved", list(found)))
 
-            watch.begin()
-            answered = work(on_text, on_sources)
+            with listening(watch):
+                watch.begin()
+                answered = work(on_text, on_sources)
             watch.end(answered)
             return answered
 
@@ -191,15 +193,19 @@ async def _disconnected(request: Request) -> None:
 
 
 class _Watch:
-    """Time per stage and what came out, for the figures."""
+    """Time per step and what came out, for the figures; it listens to the steps of one question."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._queued = time.perf_counter()
-        self._begun = self._found = self._first = 0.0
+        self._found = self._first = 0.0
+        self._steps: list[tuple[str, float]] = []
 
     def begin(self) -> None:
-        self._begun = time.perf_counter()
+        waited("queue", time.perf_counter() - self._queued)
+
+    def __call__(self, step: str, seconds: float) -> None:
+        self._steps.append((step, seconds))
 
     def sources(self) -> None:
         self._found = time.perf_counter()
@@ -210,11 +216,10 @@ class _Watch:
     def end(self, answer: Answer) -> None:
         now = time.perf_counter()
         stages = self._metrics.stage_seconds
-        stages.labels("queue", answer.model).observe(self._begun - self._queued)
-        stages.labels("retrieve", answer.model).observe(self._found - self._begun)
+        for name, seconds in self._steps:
+            stages.labels(name, answer.model).observe(seconds)
         if self._first:
             stages.labels("first_token", answer.model).observe(self._first - self._found)
-        stages.labels("answer", answer.model).observe(now - self._found)
         if answer.usage is not None:
             tokens = answer.usage.completion_tokens
             self._metrics.counts.labels("tokens", answer.model).inc(tokens)

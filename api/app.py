@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -100,6 +101,14 @@ def create_app(settings: Settings) -> FastAPI:
         description="Ask your pictures, pages and videos. Get an answer, and the exact evidence "
         "for it.",
         lifespan=lifespan,
+        # Spans of requests, where somebody wants traces; figures and logs are our own.
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": _is_no_call,
+        },
         docs_url=None,  # they would load scripts from elsewhere; `/docs` is our own
         redoc_url=None,
         openapi_url="/openapi.json",
@@ -123,6 +132,11 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(Guard, settings=settings, rates=rates, metrics=metrics)
     return app
+
+
+def _is_no_call(scope: MutableMapping[str, Any]) -> bool:
+    """What comes every few seconds and says nothing, and the page's files."""
+    return not str(scope.get("path", "")).startswith(("/v1/", mcp.PATH))
 
 
 def _open(settings: Settings) -> RagOwl:

@@ -32,7 +32,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "rag_owl_stage_seconds",
-            "Time of one stage of a question: retrieve, load_features, first_token, token, …",
+            "Time of one step of a question: retrieve, load_features, first_token, token, …",
             ["stage", "model"],
             buckets=_FINE_SECONDS,
             registry=self.registry,

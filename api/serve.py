@@ -8,7 +8,7 @@ import sys
 
 import uvicorn
 
-from rag_owl.api import auth, logs
+from rag_owl.api import auth, logs, tracing
 from rag_owl.api.app import create_app
 from rag_owl.api.middleware import split_list
 from rag_owl.api.protocol import TimedProtocol
@@ -25,6 +25,7 @@ def serve(settings: Settings) -> None:
     Raises `InvalidSettings` for an address that cannot be used, and as starting the app does.
     """
     logs.configure(settings.log_format)
+    finish_traces = tracing.configure(settings)
     listening = _listen(settings)
     _check(settings)
     # A thread that holds the interpreter for long makes every answer wait: let go more often.
@@ -51,7 +52,10 @@ def serve(settings: Settings) -> None:
         # While it runs, uvicorn has handlers of its own; afterwards it raises the signal again.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda *_: None)
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        finally:
+            finish_traces()
 
 
 def _check(settings: Settings) -> None:
