@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from rag_owl.errors import CorruptData, DataFolderError, InvalidInput
+from rag_owl.model.owl3.feature_objects import FeatureObjects
 from rag_owl.model.owl3.memory import MemoryIdentity, Storage, VisualMemory
 
 log = logging.getLogger(__name__)
