@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -63,27 +63,6 @@ def sources(shown: Sequence[Retrieved | None]) -> list[dict[str, Any]]:
         for marker, source in enumerate(shown, 1)
         if source is not None
     ]
-
-
-def changes(before: Answer, now: Answer) -> dict[str, Any]:
-    """What is different in an answer that was asked for again."""
-
-    def changed(old: Iterable[str], new: Iterable[str]) -> dict[str, list[str]]:
-        had, has = list(dict.fromkeys(old)), list(dict.fromkeys(new))
-        return {
-            "added": [each for each in has if each not in had],
-            "removed": [each for each in had if each not in has],
-        }
-
-    return {
-        "previous": before.id,
-        "text": before.text != now.text,
-        "abstained": before.abstained != now.abstained,
-        "sources": changed(before.sources, now.sources),
-        "cited": changed(
-            (each.item_id for each in before.citations), (each.item_id for each in now.citations)
-        ),
-    }
 
 
 def citation(value: Citation, heatmap: str | None = None) -> dict[str, Any]:

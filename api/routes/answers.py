@@ -31,6 +31,7 @@ from rag_owl.api.errors import Problem
 from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.responses import problems
 from rag_owl.api.schemas import Listed, Page
+from rag_owl.changes import changes
 from rag_owl.client import RagOwl
 from rag_owl.settings import Settings
 from rag_owl.store import answers, collections
@@ -207,7 +208,7 @@ async def replay_answer(
         )
 
     now = await Asked(state, model, work).result(request)
-    return JSONResponse({**wire.whole_answer(now, shown), "changes": wire.changes(before, now)})
+    return JSONResponse({**wire.whole_answer(now, shown), "changes": changes(before, now)})
 
 
 @router.post("/{answer_id}/rating", response_model=Answer, responses=problems(404))

@@ -21,15 +21,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rag_owl.ports import Judge
 from rag_owl.sentences import sentence_spans
-from rag_owl.statements import declare
-from rag_owl.types import Bearing, Item
+from rag_owl.statements import MARKER, declare
+from rag_owl.types import Claim, Item
 
 MOST_CITATIONS = 3  # of one sentence
-_MARKER = re.compile(r"\s*\[(\d{1,4})\]")
+_WITH_SPACE = re.compile(rf"\s*{MARKER.pattern}")
 _LEADING = re.compile(r"(\s*\[\d{1,4}\])+")
 
 Entails = Callable[[Sequence[int], str], bool | None]
@@ -65,10 +64,10 @@ def cited_sentences(text: str, citations: Sequence[tuple[int, int, int]] = ()) -
         for start, end in sentence_spans(line):
             leading = _LEADING.match(line, start, end)
             if leading and here:
-                here[-1][2].extend(int(m) for m in _MARKER.findall(leading[0]))
+                here[-1][2].extend(int(m) for m in MARKER.findall(leading[0]))
                 start = leading.end()
             if any(char.isalnum() for char in without_markers(line[start:end])):
-                here.append((start, end, [int(m) for m in _MARKER.findall(line[start:end])]))
+                here.append((start, end, [int(m) for m in MARKER.findall(line[start:end])]))
         for start, end, markers in here:
             more = [
                 marker
@@ -82,7 +81,7 @@ def cited_sentences(text: str, citations: Sequence[tuple[int, int, int]] = ()) -
 
 
 def without_markers(text: str) -> str:
-    return " ".join(_MARKER.sub("", text).split())
+    return " ".join(_WITH_SPACE.sub("", text).split())
 
 
 def score(sentences: Sequence[Cited], sources: int, entails: Entails) -> CitationScore | None:
@@ -126,25 +125,18 @@ def statement_of(question: str, sentence: str, short: str | None) -> str:
     return declare(question, sentence) if short and sentence in short else sentence
 
 
-def entailment(judge: Judge, items: Sequence[Item | None]) -> Entails:
+def entailment(judge: Judge, items: Sequence[Item | None], question: str | None = None) -> Entails:
     """How `judge` reads the sources of an answer; None among them: deleted since then."""
 
     def entails(sources: Sequence[int], statement: str) -> bool | None:
         shown = [item for at in sources if (item := items[at]) is not None]
         if not shown:
             return None
-        bearing = _bearing(judge, statement, shown[0] if len(shown) == 1 else _joined(shown))
+        claim = Claim(statement, shown[0] if len(shown) == 1 else _joined(shown), question)
+        bearing = judge.judge_all([claim])[0]
         return None if bearing is None else bearing.supported >= judge.supported_from
 
     return entails
-
-
-def _bearing(judge: Any, statement: str, item: Item) -> Bearing | None:
-    if hasattr(judge, "judge_all"):
-        from rag_owl.types import Claim
-
-        return judge.judge_all([Claim(statement, item)])[0]
-    return judge.judge(statement, item)
 
 
 def _joined(items: Sequence[Item]) -> Item:

@@ -28,12 +28,12 @@ class Journal:
     it; `CorruptData` for lines that are no results; `DataFolderError` when it cannot be written.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], file: str = FILE) -> None:
         self.folder = folder
-        self.path = folder / FILE
+        self.path = folder / file
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
+            self._lock = FileLock(folder / f".{file}.lock")
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise Conflict(f"another process evaluates into {folder}; wait for it") from error

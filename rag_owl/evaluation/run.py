@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 DEPTH = 20  # of the searches that recall and MRR are measured on
 DEFAULT_JUDGE = "owl-nano"
-_MOST_FAILURES = 10  # one after another: then it is not the question
+MOST_FAILURES = 10  # one after another: then it is not the question
 _CHANNELS: tuple[Channel, ...] = ("text", "words", "picture")
 
 Progress = Callable[[str, int, int], None]
@@ -166,7 +166,7 @@ class _Run:
                 row = {"question": each.id, "model": model, "error": str(error)}
                 failures += isinstance(error, ModelError)
             self._keep(row)
-            if failures == _MOST_FAILURES:
+            if failures == MOST_FAILURES:
                 raise RagOwlError(
                     f"{model} failed {failures} times in a row: {row['error']} "
                     "(asked again with the same --out, the evaluation goes on)"
@@ -217,7 +217,9 @@ class _Run:
             alce.Cited(alce.statement_of(question, each.statement, answer.short), each.markers)
             for each in alce.cited_sentences(answer.text, cited)
         ]
-        found = alce.score(sentences, len(answer.sources), alce.entailment(self._judge, shown))
+        found = alce.score(
+            sentences, len(answer.sources), alce.entailment(self._judge, shown, question)
+        )
         return asdict(found) if found else None
 
 
