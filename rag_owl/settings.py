@@ -96,6 +96,11 @@ class Settings(BaseSettings):
         description="Picture embedder of new collections: `owl-nano-eyes`, `descriptor`, or any "
         "multimodal sentence-transformers name.",
     )
+    embedders: str = Field(
+        "",
+        description="Further embedders that a reindex over HTTP may choose, with commas; the "
+        "bundled ones and those above always.",
+    )
     index_type: Literal["auto", "flat", "hnsw", "ivf"] = Field(
         "auto", description="Vector index of new collections; `auto` chooses by size."
     )
