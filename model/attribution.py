@@ -85,30 +85,33 @@ class BatchObserver:
 
 
 def region(mass: Tensor, share: float = 0.5) -> Box:
-    """The region around the peak of one picture's patch mass (P,), P a square -> a box.
+    """The region around the peak of one picture's patch mass -> a box.
+
+    mass (rows, columns), or (P,) with P a square.
 
     The mass is smoothed over 3 x 3 patches; the region is the connected patches around the
     largest that reach `share` of it, as in class activation mapping (arXiv 1512.04150, section
     4.2). Fractions of the picture, origin top left.
     """
     side = round(mass.numel() ** 0.5)
+    height, width = mass.shape if mass.dim() == 2 else (side, side)
     grid = torch.nn.functional.avg_pool2d(
-        mass.float().view(1, 1, side, side), 3, 1, 1, count_include_pad=False
+        mass.float().view(1, 1, height, width), 3, 1, 1, count_include_pad=False
     )[0, 0]
     high = grid >= share * grid.max()
-    start = divmod(int(grid.argmax()), side)
+    start = divmod(int(grid.argmax()), width)
     reached, waiting = {start}, [start]
     while waiting:
         y, x = waiting.pop()
         for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-            inside = 0 <= near[0] < side and 0 <= near[1] < side
+            inside = 0 <= near[0] < height and 0 <= near[1] < width
             if inside and near not in reached and bool(high[near]):
                 reached.add(near)
                 waiting.append(near)
     rows, columns = [y for y, _ in reached], [x for _, x in reached]
     return (
-        min(columns) / side,
-        min(rows) / side,
-        (max(columns) + 1) / side,
-        (max(rows) + 1) / side,
+        min(columns) / width,
+        min(rows) / height,
+        (max(columns) + 1) / width,
+        (max(rows) + 1) / height,
     )

@@ -14,15 +14,21 @@ from typing import Literal, TypeAlias
 from rag_owl.errors import InvalidCheckpoint
 from rag_owl.model import checkpoint
 
-Family: TypeAlias = Literal["owl3", "owl1", "ovis16"]
+Family: TypeAlias = Literal["owl3", "owl1", "ovis16", "qwen2_vl"]
 
 # A tensor that only that family's checkpoints hold -> the family.
 _TELLING: tuple[tuple[str, Family], ...] = (
     (".v_kv_proj.weight", "owl3"),
     ("abstractor.vit_eos", "owl1"),
     ("visual_tokenizer.head.0.weight", "ovis16"),
+    ("visual.merger.ln_q.bias", "qwen2_vl"),  # its successors' norm there has none
 )
-_NAMES: dict[Family, str] = {"owl3": "mPLUG-Owl3", "owl1": "mPLUG-Owl", "ovis16": "Ovis 1.6"}
+NAMES: dict[Family, str] = {
+    "owl3": "mPLUG-Owl3",
+    "owl1": "mPLUG-Owl",
+    "ovis16": "Ovis 1.6",
+    "qwen2_vl": "Qwen2-VL",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ def family_of(folder: Path) -> Family:
     stated = checkpoint.read_json(folder / "config.json").get("model_type")
     some = ", ".join(sorted(names)[:3])
     raise InvalidCheckpoint(
-        f"{folder} is no checkpoint of {_listed(_NAMES.values())}: config.json says model_type "
+        f"{folder} is no checkpoint of {_listed(NAMES.values())}: config.json says model_type "
         f"{stated!r}, and its {len(names)} tensors begin with {some}."
     )
 

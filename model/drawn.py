@@ -25,9 +25,9 @@ class Record(Protocol):
         """Mass on each picture -> (N,)."""
         ...
 
-    def patch_mass(self, tokens: range, pictures: int) -> Tensor:
-        """Mass on each patch of each picture, patches row by row in a square -> (N, P); P is 0
-        where a picture's parts have no place in it."""
+    def patch_mass(self, tokens: range, pictures: int) -> Sequence[Tensor] | Tensor:
+        """Of each picture the mass as it lies over it: (rows, columns), or row by row in a square
+        (P,); nothing where a picture's parts have no place in it."""
         ...
 
     def text_mass(self, tokens: range, spans: Sequence[tuple[int, int]]) -> list[float]:
@@ -40,7 +40,7 @@ class Drawn:
 
     def __init__(self, record: Record, tokens: range, laid: EvidencePrompt, prompt: Prompt) -> None:
         self.laid = laid
-        self.patches = record.patch_mass(tokens, len(laid.views))  # (N, P)
+        self.patches = record.patch_mass(tokens, len(laid.views))
         self.views: list[float] = record.picture_mass(tokens, len(laid.views)).tolist()
         spans = [prompt.spans[ground.part] for ground in laid.grounds]
         self.text = record.text_mass(tokens, spans)
@@ -99,7 +99,7 @@ class Drawn:
 
     def _box(self, views: Sequence[int]) -> Box | None:
         """Where in a source's one picture."""
-        if len(views) != 1 or self.patches.shape[1] == 0:
+        if len(views) != 1 or self.patches[views[0]].numel() == 0:
             return None
         return region(self.patches[views[0]])
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from rag_owl.errors import InvalidQuestion, OutOfMemory
 from rag_owl.model.drawn import Drawn, Record, tokens_of
-from rag_owl.model.evidence_prompt import EvidencePrompt, Sights, View, lay_out
+from rag_owl.model.evidence_prompt import ONE_SIZE, EvidencePrompt, How, Sights, Spot, View
+from rag_owl.model.fitting import Family, fit
 from rag_owl.model.looking import UNREADABLE, Looker
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.tokenizer import Decoder, TextStream
-from rag_owl.model.prompting import Processor, Prompt
+from rag_owl.model.prompting import ManySizes, Processor, Prompt, Size
 from rag_owl.model.statements import ABSTENTION, is_abstention, statements
 from rag_owl.types import Attribution, Context, Draft, Moment, Question, Usage
 
@@ -54,12 +55,14 @@ class LocalAnswerer:
         self._sampling = sampling
         self._positions = positions
         self._most_frames = min(most_frames, MOST_FRAMES)
+        self._many = processor if isinstance(processor, ManySizes) else None
+        self._finest = self._many.finest if self._many is not None else ONE_SIZE
 
     def _run(
-        self, prompt: Prompt, memory: VisualMemory | None, sampling: Sampling
+        self, prompt: Prompt, memories: Sequence[VisualMemory], sampling: Sampling
     ) -> tuple[Generator[int | None, None, None], Record]:
         """The answer's tokens as they come, None now and then while there is none, and where the
-        model looked when it chose each of them.
+        model looked when it chose each of them. memories: one for each picture of the prompt.
         """
         raise NotImplementedError
 
@@ -72,13 +75,19 @@ class LocalAnswerer:
         """
         say = on_text or (lambda _: None)
         seconds = self._film_seconds(context.question)
-        sights = Sights.of(context, seconds, self._most_frames)
+        sights = Sights.of(context, seconds, self._most_frames, self._finest)
         memories, failed = self._look(sights, lambda: say(""))
         _check_question(sights, failed)
-        readable = sights.without(failed)
-        laid, prompt = self._fitting(context, readable)
-        memory = VisualMemory.cat([memories[v.key] for v in laid.views]) if laid.views else None
-        coming, record = self._run(prompt, memory, self._sampling_for(context.question))
+        while True:
+            seen = [view for view in sights.views() if view.key in memories]
+            how = self._how({view.spot: memories[view.key].sizes or () for view in seen})
+            laid, prompt = self._fitting(context, sights.without(failed), how)
+            smaller = [view for view in laid.views if view.key not in memories]
+            if not smaller:
+                break
+            memories, failed = self._look_again(sights, smaller, memories, failed, lambda: say(""))
+        shown = [memories[view.key] for view in laid.views]
+        coming, record = self._run(prompt, shown, self._sampling_for(context.question))
         text = TextStream(self._tokenizer)
         with closing(coming) as tokens:
             for token in tokens:
@@ -105,11 +114,12 @@ class LocalAnswerer:
         features = self._looker.features
         if features is None:
             return False
+        view = View.picture(key, self._finest.source)
         try:
-            self._looker.look([View(key, key)], keep=True)
+            self._looker.look([view], keep=True)
         except OutOfMemory as error:
             log.warning("%s", error)  # no reason to end the job that indexes it
-        return features.get(self._looker.identity, key) is not None
+        return features.get(self._looker.identity, view.key) is not None
 
     # --- before the first token -------------------------------------------------------------
 
@@ -134,40 +144,41 @@ class LocalAnswerer:
         more, failed_too = self._looker.look(mine, keep=False, between=between)
         return memories | more, failed | failed_too
 
-    def _fitting(self, context: Context, sights: Sights) -> tuple[EvidencePrompt, Prompt]:
-        """What the model has positions for: half of them for the user's video at most, three
-        quarters with the conversation so far, and then as many sources as fit, the best first.
-        """
+    def _look_again(
+        self,
+        sights: Sights,
+        smaller: list[View],
+        memories: dict[str, VisualMemory],
+        failed: dict[str, str],
+        between: Callable[[], None],
+    ) -> tuple[dict[str, VisualMemory], dict[str, str]]:
+        """At what is shown smaller than usual; what is gone meanwhile counts as never seen."""
+        theirs = {view.spot for stretch in sights.sources for view in stretch.frames}
+        memories, failed = dict(memories), dict(failed)
+        for keep in (True, False):
+            views = [view for view in smaller if (view.spot in theirs) == keep]
+            more, gone = self._looker.look(views, keep=keep, between=between)
+            memories |= more
+            spots = {view.spot: gone[view.key] for view in views if view.key in gone}
+            failed |= {v.key: spots[v.spot] for v in sights.views() if v.spot in spots}
+        _check_question(sights, failed)
+        return memories, failed
+
+    def _how(self, memories: Mapping[Spot, Sequence[Size]]) -> How | None:
+        """What stands in the text for a view, where that depends on the picture's size."""
+        many = self._many
+        if many is None:
+            return None
+        return lambda view: many.shown(memories[view.spot][0], view.most)
+
+    def _fitting(
+        self, context: Context, sights: Sights, how: How | None = None
+    ) -> tuple[EvidencePrompt, Prompt]:
+        """As much of the context as the model has positions for. Raises InvalidQuestion."""
         room = self._positions - self._sampling_for(context.question).max_new_tokens
-
-        def laid_out(sources: int, turns: int, step: int) -> tuple[EvidencePrompt, Prompt]:
-            laid = lay_out(context, sights, sources, turns=turns, step=step)
-            return laid, laid.prompt(self.processor)
-
-        def size(sources: int, turns: int, step: int) -> int:
-            return laid_out(sources, turns, step)[1].positions
-
-        turns, step = len(context.question.history), 1
-        while step < len(sights.film.frames) and size(0, 0, step) > room // 2:
-            step *= 2
-        while turns and size(0, turns, step) > room * 3 // 4:
-            turns -= 1
-        needed = size(0, turns, step)
-        if needed > room:
-            raise InvalidQuestion(
-                f"the question needs {needed} tokens; {self.name} has room for {room}. Shorten it."
-            )
-        whole = laid_out(len(context.sources), turns, step)
-        if whole[1].positions <= room:
-            return whole
-        fits, too_many = 0, len(context.sources)
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            if size(middle, turns, step) <= room:
-                fits = middle
-            else:
-                too_many = middle
-        return laid_out(fits, turns, step)
+        lesser = self._many.lesser if self._many is not None else None
+        family = Family(self.processor, how, self._finest.paired, lesser)
+        return fit(context, sights, family, room, self.name)
 
     def _sampling_for(self, question: Question) -> Sampling:
         most = min(self._sampling.max_new_tokens, self._positions // 2)
@@ -240,6 +251,16 @@ def _notes(
     shown = len(laid.film.frames)
     if sights.film.frames and shown < int(seconds):
         yield f"Your video of {seconds:.0f} s was shown as {shown} frames."
+    pairs = enumerate(zip(sights.sources, laid.stretches, strict=False))
+    small = [
+        f"[{number + 1}]"
+        for number, (given, used) in pairs
+        if used.frames and used.frames[0].most < given.frames[0].most
+    ]
+    if small:
+        yield f"The pictures of {', '.join(small)} were shown smaller, so that all fitted."
+    if any(a.most < b.most for a, b in zip(laid.pictures, sights.pictures, strict=False)):
+        yield "Your pictures were shown smaller, so that the question fitted."
     turns = len(context.question.history) - len(laid.turns) // 2
     if turns:
         yield f"The conversation's first {turns} questions did not fit any more."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rag_owl.media import DEFAULT_LIMITS, Limits, decode_picture
 from rag_owl.model.evidence_prompt import View
 from rag_owl.model.owl3.features import AT_ONCE, FeatureStore
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory
+from rag_owl.model.prompting import ManySizes, Piece
 from rag_owl.ports import BlobStore
 from rag_owl.steps import step
 from rag_owl.video import open_video
@@ -35,6 +36,13 @@ class Seer(Protocol):
     def memory_identity(self) -> MemoryIdentity: ...
 
     def remember(self, pixel_values: Tensor, ids: Sequence[str] | None = None) -> VisualMemory: ...
+
+
+@runtime_checkable
+class PieceSeer(Protocol):
+    """A model whose pictures differ in size."""
+
+    def remember_piece(self, piece: Piece, name: str) -> VisualMemory: ...
 
 
 class Preprocessor(Protocol):
@@ -90,11 +98,11 @@ class Looker:
                         seen[key] = stored
                 loading.note(pictures=len(wanted), found=len(seen))
         failed: dict[str, str] = {}
-        waiting: list[tuple[str, Tensor]] = []
+        waiting: list[tuple[str, Tensor | Piece]] = []
         new = [view for key, view in wanted.items() if key not in seen]
-        for piece in self._pixels(new, failed):
+        for piece in self._pieces(new, failed):
             waiting.append(piece)
-            if len(waiting) == AT_ONCE:
+            if len(waiting) == (AT_ONCE if isinstance(piece[1], Tensor) else 1):
                 seen |= self._encoded(waiting, store)
                 waiting = []
                 if between is not None:
@@ -112,23 +120,29 @@ class Looker:
         return open_video(self._blobs.path(film), self._limits).seconds
 
     def _encoded(
-        self, pictures: list[tuple[str, Tensor]], store: FeatureStore | None
+        self, pictures: list[tuple[str, Tensor | Piece]], store: FeatureStore | None
     ) -> dict[str, VisualMemory]:
         keys = [key for key, _ in pictures]
-        pixels = torch.stack([each for _, each in pictures])
-        fresh: VisualMemory = self._call(partial(self._remember, pixels, keys))
+        fresh: VisualMemory = self._call(partial(self._remember, [p for _, p in pictures], keys))
         if store is not None:
             fresh = store.put_all(fresh, keys)
         return {key: fresh[i : i + 1] for i, key in enumerate(keys)}
 
     @torch.no_grad()
-    def _remember(self, pixels: Tensor, keys: list[str]) -> VisualMemory:
-        return self._model.remember(pixels, ids=keys)
+    def _remember(self, pictures: list[Tensor | Piece], keys: list[str]) -> VisualMemory:
+        (*_, last) = pictures
+        if isinstance(last, Piece):  # alone: others have other sizes
+            assert isinstance(self._model, PieceSeer)
+            return self._model.remember_piece(last, keys[-1])
+        return self._model.remember(
+            torch.stack([p for p in pictures if isinstance(p, Tensor)]), keys
+        )
 
-    def _pixels(
+    def _pieces(
         self, views: Sequence[View], failed: dict[str, str]
-    ) -> Iterator[tuple[str, Tensor]]:
-        """(key, (3, S, S)) of each view that can be read, one at a time; films are read once."""
+    ) -> Iterator[tuple[str, Tensor | Piece]]:
+        """(key, (3, S, S) or piece) of each view that can be read, one at a time; films are read
+        once."""
         for view in views:
             if view.seconds is None:
                 try:
@@ -136,27 +150,38 @@ class Looker:
                 except UNREADABLE as error:
                     failed[view.key] = _why(error)
                 else:
-                    yield view.key, self._processor.pixels([picture])[0]
+                    yield view.key, self._piece([picture], view.most)
         frames = [view for view in views if view.seconds is not None]
         frames.sort(key=lambda view: (view.blob, view.seconds or 0.0))
         for film, of_film in groupby(frames, key=lambda view: view.blob):
             yield from self._frames(film, list(of_film), failed)
 
+    def _piece(self, frames: Sequence[Image], most: int) -> Tensor | Piece:
+        if isinstance(self._processor, ManySizes):
+            return self._processor.piece(frames, most)
+        return self._processor.pixels(frames)[0]
+
     def _frames(
         self, film: str, views: list[View], failed: dict[str, str]
-    ) -> Iterator[tuple[str, Tensor]]:
-        done, why = 0, "the film ends before"
+    ) -> Iterator[tuple[str, Tensor | Piece]]:
+        waiting, why = dict(enumerate(views)), "the film ends before"
+        moments = sorted(
+            (t, i) for i, v in waiting.items() for t in (v.seconds, v.also) if t is not None
+        )
+        seen: dict[int, list[Image]] = {i: [] for i in waiting}
         try:
             video = open_video(self._blobs.path(film), self._limits)
             frames = video.frames_at(
-                [view.seconds or 0.0 for view in views], max_side=2 * self._processor.image_size
+                [t for t, _ in moments], max_side=2 * self._processor.image_size
             )
-            for view, frame in zip(views, frames, strict=False):
-                yield view.key, self._processor.pixels([frame.image])[0]
-                done += 1
+            for (_, i), frame in zip(moments, frames, strict=False):
+                seen[i].append(frame.image)
+                if len(seen[i]) == (1 if waiting[i].also is None else 2):
+                    view = waiting.pop(i)
+                    yield view.key, self._piece(seen.pop(i), view.most)
         except UNREADABLE as error:
             why = _why(error)
-        failed.update((view.key, why) for view in views[done:])
+        failed.update((view.key, why) for view in waiting.values())
 
 
 def _why(error: Exception) -> str:

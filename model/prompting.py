@@ -7,18 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Grid: TypeAlias = tuple[int, int]  # rows, columns
+Size: TypeAlias = tuple[int, int]  # width, height
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture at this place of the text; with a grid, its tiles and then the whole of it."""
+    """A picture at this place of the text.
+
+    grid: into how many parts it falls, where the family has pictures of many sizes: its tiles,
+    beside which the whole is shown, or Qwen2-VL's tokens.
+    """
 
     grid: Grid | None = None
 
@@ -29,9 +37,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video at this place of the text: its frames, one after the other."""
+    """A video at this place of the text: its frames, one after the other; grid as a picture's."""
 
     frames: int
+    grid: Grid | None = None
 
     @property
     def pictures(self) -> int:
@@ -62,19 +71,28 @@ class Place:
     positions: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Ids beside a picture's place that belong to what is shown and are no picture."""
+
+    ids: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Prompt:
     """One row: ids, each picture's first id, and which positions each part became.
 
     `spans[i]` is [start, end) of the i-th part, counted over all turns; `places[i]` that of the
-    i-th picture. They are positions of the sequence, which are indices of ids as long as no
-    placeholder takes more positions than it has ids.
+    i-th picture or frame; `visuals` are the pictures and videos in order. Spans and places are
+    positions of the sequence, which are indices of ids as long as no placeholder takes more
+    positions than it has ids.
     """
 
     input_ids: list[int] = field(default_factory=list)
     image_starts: list[int] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
+    visuals: list[Shown | Clip] = field(default_factory=list)
     positions: int = 0
 
     def tensor(self) -> Tensor:
@@ -86,7 +104,7 @@ class TextTokenizer(Protocol):
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]: ...
 
 
-Around: TypeAlias = Callable[[Shown | Clip], Iterable[str | Place]]
+Around: TypeAlias = Callable[[Shown | Clip], Iterable[str | Place | Mark]]
 """A picture's or video's own text, with each placeholder apart."""
 
 
@@ -118,6 +136,7 @@ class PromptWriter:
             if isinstance(part, str):
                 pieces.append((part, i))
                 continue
+            prompt.visuals.append(part)
             for chunk in around(part):
                 if isinstance(chunk, str):
                     pieces.append((chunk, i))
@@ -125,6 +144,10 @@ class PromptWriter:
                 self._flush(pieces)
                 pieces = []
                 start = prompt.positions
+                if isinstance(chunk, Mark):
+                    self.ids(chunk.ids)
+                    self._widen(i, start, prompt.positions)
+                    continue
                 prompt.image_starts.append(len(prompt.input_ids))
                 prompt.input_ids.extend(chunk.ids)
                 prompt.positions += chunk.positions
@@ -163,3 +186,42 @@ class Processor(Protocol):
     """What a family makes of a conversation."""
 
     def prompt(self, turns: Sequence[Turn]) -> Prompt: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finest:
+    """How large pictures are shown where there is room, in the family's own measure; 0: it knows
+    one size."""
+
+    source: int = 0  # a retrieved picture
+    question: int = 0  # the user's
+    frame: int = 0  # of a video
+    paired: bool = False  # two frames of a video at a time, and a video is one piece of the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One picture, or two frames, as its model takes it."""
+
+    pixels: Tensor
+    size: Size  # of the picture, upright
+    shown: Shown
+
+
+@runtime_checkable
+class ManySizes(Protocol):
+    """A processor whose pictures take more or less room in the sequence."""
+
+    finest: Finest
+
+    def shown(self, size: Size, most: int) -> Shown:
+        """What stands in the text for a picture of that size, shown at most so large."""
+        ...
+
+    def lesser(self, most: int) -> int:
+        """The next smaller way to show it; 0: there is none."""
+        ...
+
+    def piece(self, frames: Sequence[Image], most: int) -> Piece:
+        """A picture, or the two frames of a step of a video."""
+        ...

@@ -74,6 +74,19 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
             "folder or hub id (owner/name) of an mPLUG-Owl3, mPLUG-Owl, Ovis 1.6 or Qwen2-VL "
             "checkpoint"
         )
+    if (Path(name) / "manifest.json").is_file():  # owl-nano, trained further
+        from rag_owl.model.nano import NanoAnswerer
+
+        further = NanoAnswerer.load(around.blobs, Path(name))
+        further.name = Path(name).name
+        return further
+    from rag_owl.model import adapter
+
+    if (base := adapter.base_of(name)) is not None:
+        adapted: Any = load_answerer(base, around)
+        adapter.merge(adapted.model, name)
+        adapted.name = Path(name).name
+        return adapted  # type: ignore[no-any-return]
     from rag_owl.model.check import family_of
     from rag_owl.model.checkpoint import find_folder
     from rag_owl.model.owl3.answerer import Owl3Answerer

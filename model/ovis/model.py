@@ -26,10 +26,11 @@ from transformers import (
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.model.ovis.partition import INDICATORS, TILE, over_picture
+from rag_owl.model.owl3.memory import VisualMemory, check_identity
+from rag_owl.model.prompting import Clip, Piece, Prompt, Shown, Size
 from rag_owl.model.spliced.model import Spliced
 
-TILE = -300
-INDICATORS = (-301, -302, -303, -304, -305)  # start, end of the overview, column, row, end
 _LANGUAGE = {
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -84,9 +85,9 @@ class Ovis(Spliced):
         siglip._attn_implementation = "sdpa"
         self.stride = int(visual.get("hidden_stride", 1))
         self.side = siglip.image_size // siglip.patch_size  # patches along an edge
+        self._patch = siglip.patch_size
         self.image_size = siglip.image_size
         self.vectors = (-(-self.side // self.stride)) ** 2
-        self.patches_in_place = (1, self.vectors)  # behind the mark of its start
         self.vision_model = _Siglip(siglip)
         vocabulary, width = int(visual["vocab_size"]), int(raw["hidden_size"])
         self.head = nn.Sequential(
@@ -173,6 +174,29 @@ class Ovis(Spliced):
         edge, s = (self.side + short) // self.stride, self.stride
         blocks = grid.view(N, edge, s, edge, s, width).transpose(2, 3)  # (N, edge, edge, s, s, Dv)
         return blocks.reshape(N, edge * edge, s * s * width)
+
+    def remember_piece(self, piece: Piece, name: str) -> VisualMemory:
+        """A picture's tiles, one behind the other -> a memory (1, tiles * vectors, D)."""
+        tiles = self.remember(piece.pixels)
+        features = tiles.features.flatten(0, 1)[None]
+        self.pictures_seen -= len(tiles) - 1  # one picture
+        return VisualMemory(features, tiles.identity, (name,), sizes=(piece.size,))
+
+    def begin(
+        self, prompt: Prompt, memories: Sequence[VisualMemory]
+    ) -> tuple[Tensor, Tensor | None]:
+        if not memories:
+            return super().begin(prompt, memories)
+        for memory in memories:
+            check_identity(memory.identity, self.memory_identity, "the visual memory")
+        tiles = [
+            memory.dense(self.device, self.dtype).view(-1, self.vectors, self.vte.embedding_dim)
+            for memory in memories
+        ]
+        return self.splice(prompt.tensor()[0].to(self.device), torch.cat(tiles))[None], None
+
+    def patch_map(self, mass: Tensor, shown: Shown | Clip, size: Size | None) -> Tensor | None:
+        return over_picture(mass, shown.grid, size, self.image_size, self.stride * self._patch)
 
     def pictures_in(self, input_ids: Tensor) -> int:
         return int((input_ids == TILE).sum())

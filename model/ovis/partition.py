@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidInput
-from rag_owl.model.ovis.model import INDICATORS, TILE
-from rag_owl.model.prompting import Grid
+from rag_owl.model.prompting import Grid, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+TILE = -300
+INDICATORS = (-301, -302, -303, -304, -305)  # start, end of the overview, column, row, end
 COVERED = 0.9  # of a picture's area that a grid must keep at full resolution
 
 
@@ -61,13 +62,7 @@ def letterbox(picture: Image, side: int) -> Tensor:
     """The long edge becomes `side`, the rest of the square is grey -> (3, side, side)."""
     from PIL.Image import Resampling
 
-    width, height = picture.size
-    if width >= height:
-        size = (side, int(height / width * side))
-    else:
-        size = (int(width / height * side), side)
-    # A sliver of a picture keeps one pixel; the published code fails on it.
-    size = (max(1, size[0]), max(1, size[1]))
+    size = _fitted(*picture.size, side)
     small = picture.convert("RGB").resize(size, Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(small, dtype=np.float32) / 255)
     square = torch.zeros(3, side, side)
@@ -75,6 +70,15 @@ def letterbox(picture: Image, side: int) -> Tensor:
     normed = ((pixels - 0.5) / 0.5).permute(2, 0, 1)
     square[:, top : top + size[1], left : left + size[0]] = normed
     return square
+
+
+def _fitted(width: int, height: int, side: int) -> Size:
+    if width >= height:
+        size = (side, int(height / width * side))
+    else:
+        size = (int(width / height * side), side)
+    # A sliver of a picture keeps one pixel; the published code fails on it.
+    return max(1, size[0]), max(1, size[1])
 
 
 def tiles(picture: Image, side: int, most: int) -> tuple[Tensor, Grid]:
@@ -99,3 +103,49 @@ def placeholders(grid: Grid) -> list[int]:
             for place in range(columns):
                 ids += [column, TILE] if place else [TILE]
     return [*ids, end]
+
+
+def over_picture(
+    mass: Tensor, grid: Grid | None, size: Size | None, side: int, cell: int
+) -> Tensor:
+    """Attention on a picture's place in the sequence, as it lies over the upright picture.
+
+    mass (t,) over the place with its marks, `size` of the picture (None: a square), `cell` the
+    pixels of a tile's edge that one of its vectors stands for. -> (rows, columns), the grey of
+    letterboxes left out; of several tiles each where it was cut, and the whole picture's mass
+    spread over them.
+    """
+    rows, columns = grid or (1, 1)
+    width, height = size or (side, side)
+    ids = placeholders((rows, columns))
+    vectors = (len(mass) - len(ids)) // ids.count(TILE) + 1
+    parts, at = [], 0
+    for token in ids:
+        if token == TILE:
+            parts.append(mass[at : at + vectors])
+        at += vectors if token == TILE else 1
+    cuts = boxes(width, height, (rows, columns))
+    inside = _fitted(cuts[0][2] - cuts[0][0], cuts[0][3] - cuts[0][1], side)
+    high, wide = (max(1, round(edge / cell)) for edge in (inside[1], inside[0]))
+    if rows * columns == 1:
+        return _unboxed(parts[0], (width, height), side, cell, (high, wide))
+    whole, *rest = parts
+    shape = (rows * high, columns * wide)
+    over = _unboxed(whole, (width, height), side, cell, shape)
+    over = over * (whole.sum() / over.sum().clamp(min=1e-12))
+    for number, (left, top, right, bottom) in enumerate(cuts):
+        y, x = divmod(number, columns)
+        tile = _unboxed(rest[number], (right - left, bottom - top), side, cell, (high, wide))
+        over[y * high : (y + 1) * high, x * wide : (x + 1) * wide] += tile
+    return over
+
+
+def _unboxed(mass: Tensor, size: Size, side: int, cell: int, shape: Grid) -> Tensor:
+    """One tile's mass at evenly spread points of what it shows -> `shape`."""
+    edge = round(len(mass) ** 0.5)
+    inside = _fitted(*size, side)
+    picks = []
+    for count, length in ((shape[0], inside[1]), (shape[1], inside[0])):
+        points = (torch.arange(count) + 0.5) / count * length + (side - length) // 2
+        picks.append((points / cell).long().clamp(max=edge - 1))
+    return mass.view(edge, edge)[picks[0]][:, picks[1]]

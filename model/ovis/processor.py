@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
-from rag_owl.model.ovis.model import TILE
-from rag_owl.model.ovis.partition import letterbox, placeholders, tiles
-from rag_owl.model.prompting import Clip, Part, Place, Prompt, PromptWriter, Shown, Turn
+from rag_owl.model.ovis.partition import TILE, choose_grid, letterbox, placeholders, tiles
+from rag_owl.model.prompting import (
+    Clip,
+    Finest,
+    Part,
+    Piece,
+    Place,
+    Prompt,
+    PromptWriter,
+    Shown,
+    Size,
+    Turn,
+)
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
@@ -68,11 +78,25 @@ TEMPLATES = {
 }
 
 
+MOST_TILES = 9  # as published
+
+
 class OvisProcessor:
+    """Large pictures are cut into tiles; how many a picture may have is its size here."""
+
     def __init__(
-        self, tokenizer: ModelTokenizer, image_size: int, vectors: int, formatter: str
+        self,
+        tokenizer: ModelTokenizer,
+        image_size: int,
+        vectors: int,
+        formatter: str,
+        *,
+        source_pixels: int = 0,
+        question_pixels: int = 0,
     ) -> None:
-        """vectors: of one tile. formatter: as config.json names it.
+        """vectors: of one tile. formatter: as config.json names it. source_pixels and
+        question_pixels: what tiles of a retrieved picture and of one of the user's show together;
+        frames of a video have one tile each, as the model was trained.
 
         Raises InvalidCheckpoint: an unknown formatter, or a tokenizer of another model.
         """
@@ -85,6 +109,12 @@ class OvisProcessor:
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.vectors = vectors
+        tile = image_size * image_size
+        self.finest = Finest(
+            source=max(1, min(MOST_TILES, source_pixels // tile)),
+            question=max(1, min(MOST_TILES, question_pixels // tile)),
+            frame=1,
+        )
         self._template = template
         control = tokenizer.control
         self._begin = [control(template.begin)] if template.begin else []
@@ -104,10 +134,22 @@ class OvisProcessor:
             raise InvalidInput("no picture given.")
         return torch.stack([letterbox(picture, self.image_size) for picture in pictures])
 
-    def partitioned(self, picture: Image, most: int = 9) -> tuple[Tensor, Shown]:
+    def partitioned(self, picture: Image, most: int = MOST_TILES) -> tuple[Tensor, Shown]:
         """One picture as tiles -> (n, 3, S, S), and what to put into the text."""
         pixels, grid = tiles(picture, self.image_size, most)
         return pixels, Shown(grid if len(pixels) > 1 else None)
+
+    def shown(self, size: Size, most: int) -> Shown:
+        grid = choose_grid(*size, self.image_size, most)
+        return Shown(grid if grid != (1, 1) else None)
+
+    def lesser(self, most: int) -> int:
+        return max(1, most // 2) if most > 1 else 0
+
+    def piece(self, frames: Sequence[Image], most: int) -> Piece:
+        (picture,) = frames
+        pixels, shown = self.partitioned(picture, most)
+        return Piece(pixels, picture.size, shown)
 
     # --- text -----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,10 @@ class Owl3Answerer(LocalAnswerer):
             self._engine.close()
 
     def _run(
-        self, prompt: Prompt, memory: VisualMemory | None, sampling: Sampling
+        self, prompt: Prompt, memories: Sequence[VisualMemory], sampling: Sampling
     ) -> tuple[Generator[int | None, None, None], Record]:
         record = AttentionRecord()
+        memory = VisualMemory.cat(memories) if memories else None
         request = Request(prompt.input_ids, memory, prompt.image_starts, sampling)
         request.attention = record
         if self._engine is not None:

@@ -37,13 +37,15 @@ class VisualMemory:
     """Features of N pictures with P patches each.
 
     `features` is (N, P, D), floating or int8; with int8, `scales` (N, P, 1) makes one patch's
-    numbers from it. `ids` name the pictures; equal ids mean equal features.
+    numbers from it. `ids` name the pictures; equal ids mean equal features. `sizes`, where the
+    model's pictures differ in size, are the pictures' width and height in pixels.
     """
 
     features: Tensor
     identity: MemoryIdentity
     ids: tuple[str, ...]
     scales: Tensor | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.features.dim() != 3 or len(self.ids) != self.features.shape[0]:
@@ -53,6 +55,8 @@ class VisualMemory:
             )
         if (self.features.dtype == torch.int8) != (self.scales is not None):
             raise InvalidInput("int8 features need scales, and only they.")
+        if self.sizes is not None and len(self.sizes) != len(self.ids):
+            raise InvalidInput(f"{len(self.sizes)} sizes for {len(self.ids)} pictures.")
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -66,6 +70,7 @@ class VisualMemory:
             self.identity,
             tuple(self.ids[i] for i in picks),
             None if self.scales is None else self.scales[at],
+            None if self.sizes is None else tuple(self.sizes[i] for i in picks),
         )
 
     def by_place(self, starts: Sequence[int]) -> tuple[VisualMemory, list[int]]:
@@ -102,7 +107,7 @@ class VisualMemory:
             wide = self.features.detach().float()
             scales = wide.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
             small = (wide / scales).round().clamp(-127, 127).to(torch.int8)
-            return VisualMemory(small, self.identity, self._renamed("int8"), scales)
+            return VisualMemory(small, self.identity, self._renamed("int8"), scales, self.sizes)
         dtype = {
             "float32": torch.float32,
             "bfloat16": torch.bfloat16,
@@ -115,7 +120,7 @@ class VisualMemory:
         if self.scales is None and self.features.dtype == dtype:
             return self
         dense = self.dense(self.features.device, dtype).detach()
-        return VisualMemory(dense, self.identity, self._renamed(storage))
+        return VisualMemory(dense, self.identity, self._renamed(storage), sizes=self.sizes)
 
     def _renamed(self, storage: str) -> tuple[str, ...]:
         """Rounded features are other features: they must not meet the exact ones in a cache."""
@@ -140,13 +145,18 @@ class VisualMemory:
                     f"{first.identity} and {piece.identity}."
                 )
         ids = tuple(name for piece in pieces for name in piece.ids)
+        sizes = None
+        if all(piece.sizes is not None for piece in pieces):
+            sizes = tuple(size for piece in pieces for size in piece.sizes or ())
         if all(piece.scales is not None for piece in pieces):
             scales = torch.cat([p.scales for p in pieces if p.scales is not None])
-            return cls(torch.cat([p.features for p in pieces]), first.identity, ids, scales)
+            features = torch.cat([p.features for p in pieces])
+            return cls(features, first.identity, ids, scales, sizes)
         dtypes = {p.features.dtype if p.scales is None else torch.float32 for p in pieces}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
         device = first.features.device
-        return cls(torch.cat([p.dense(device, dtype) for p in pieces]), first.identity, ids)
+        features = torch.cat([p.dense(device, dtype) for p in pieces])
+        return cls(features, first.identity, ids, sizes=sizes)
 
     # --- files --------------------------------------------------------------------------------
 
@@ -163,6 +173,7 @@ class VisualMemory:
             "model": self.identity.model,
             "preprocessing": self.identity.preprocessing,
             "ids": json.dumps(stored.ids),
+            "sizes": json.dumps(stored.sizes),
         }
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -192,12 +203,15 @@ class VisualMemory:
                 scales = file.get_tensor("scales") if "scales" in names else None
                 ids = tuple(json.loads(manifest["ids"]))
                 made_by = MemoryIdentity(manifest["model"], manifest["preprocessing"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+                sizes = json.loads(manifest.get("sizes", "null"))
+                if sizes is not None:
+                    sizes = tuple((int(width), int(height)) for width, height in sizes)
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise CorruptData(f"{path}: visual features cannot be read ({error}).") from None
         if identity is not None:
             check_identity(made_by, identity, str(path))
         try:
-            return cls(features, made_by, ids, scales)
+            return cls(features, made_by, ids, scales, sizes)
         except InvalidInput as error:
             raise CorruptData(f"{path}: {error}") from None
 

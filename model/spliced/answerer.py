@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from rag_owl.media import DEFAULT_LIMITS, Limits
-from rag_owl.model.checkpoint import find_folder, read_json
+from rag_owl.model.checkpoint import find_folder
 from rag_owl.model.drawn import Record
 from rag_owl.model.local_answerer import FRAMES, LocalAnswerer
 from rag_owl.model.looking import Looker
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
-from rag_owl.model.prompting import Prompt
+from rag_owl.model.prompting import Clip, Prompt
 from rag_owl.model.spliced.attention import Watcher
-from rag_owl.model.spliced.families import FAMILIES
-from rag_owl.model.spliced.generate import stream
+from rag_owl.model.spliced.families import FAMILIES, PIXELS, Pixels
+from rag_owl.model.spliced.generate import stream_embeds
 from rag_owl.model.spliced.model import Spliced
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 from rag_owl.ports import BlobStore
@@ -32,11 +32,18 @@ from rag_owl.types import Context, Draft
 class PlacesRecord:
     """Where the tokens looked, for pictures that have places of their own in the sequence."""
 
-    def __init__(self, watcher: Watcher, prompt: Prompt, patches: tuple[int, int]) -> None:
-        """patches: where in a picture's place its square of patches begins, and how many."""
+    def __init__(
+        self, model: Spliced, watcher: Watcher, prompt: Prompt, memories: Sequence[VisualMemory]
+    ) -> None:
+        self._model = model
         self._tokens = watcher.tokens
         self._places = prompt.places
-        self._patches = patches
+        self._shown = [
+            shown
+            for shown in prompt.visuals
+            for _ in range(shown.frames if isinstance(shown, Clip) else 1)
+        ]
+        self._sizes = [memory.sizes[0] if memory.sizes else None for memory in memories]
 
     def picture_mass(self, tokens: range, pictures: int) -> Tensor:
         mean = self._mean(tokens)
@@ -44,10 +51,14 @@ class PlacesRecord:
             [mean[a:b].sum() for a, b in self._places[:pictures]] or [mean[:0].sum()]
         )
 
-    def patch_mass(self, tokens: range, pictures: int) -> Tensor:
-        mean, (first, count) = self._mean(tokens), self._patches
-        rows = [mean[a + first : a + first + count] for a, _ in self._places[:pictures]]
-        return torch.stack(rows) if rows else torch.zeros(0, count)
+    def patch_mass(self, tokens: range, pictures: int) -> list[Tensor]:
+        mean = self._mean(tokens)
+        maps = []
+        for number in range(pictures):
+            a, b = self._places[number]
+            drawn = self._model.patch_map(mean[a:b], self._shown[number], self._sizes[number])
+            maps.append(torch.zeros(0) if drawn is None else drawn)
+        return maps
 
     def text_mass(self, tokens: range, spans: Sequence[tuple[int, int]]) -> list[float]:
         mean = self._mean(tokens)
@@ -100,9 +111,11 @@ class SplicedAnswerer(LocalAnswerer):
         device_map: str | None = "auto",
         dtype: str | None = None,
         quantize: str | None = None,
+        pixels: Pixels = PIXELS,
         **more: Any,
     ) -> SplicedAnswerer:
-        """From a model folder or hub id of one of `FAMILIES`.
+        """From a model folder or hub id of one of `FAMILIES`. pixels: how large it is shown
+        pictures, where its family knows more than one size.
 
         Raises ModelNotFound, InvalidCheckpoint, InvalidSettings.
         """
@@ -112,7 +125,7 @@ class SplicedAnswerer(LocalAnswerer):
         model = facts.model().from_pretrained(
             folder, device_map=device_map, dtype=dtype, quantize=quantize
         )
-        processor = facts.processor(model, tokenizer, read_json(folder / "config.json"))
+        processor = facts.processor(model, tokenizer, folder, pixels)
         return cls(model, processor, blobs, features, name=Path(name).name, **more)
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
@@ -124,8 +137,11 @@ class SplicedAnswerer(LocalAnswerer):
             return super().remember_picture(key)
 
     def _run(
-        self, prompt: Prompt, memory: VisualMemory | None, sampling: Sampling
+        self, prompt: Prompt, memories: Sequence[VisualMemory], sampling: Sampling
     ) -> tuple[Generator[int | None, None, None], Record]:
         watcher = Watcher()
-        record = PlacesRecord(watcher, prompt, self.model.patches_in_place)
-        return stream(self.model, prompt.input_ids, memory, sampling, watcher), record
+        record = PlacesRecord(self.model, watcher, prompt, memories)
+        with torch.no_grad():
+            embeds, positions = self.model.begin(prompt, memories)
+        coming = stream_embeds(self.model, prompt.input_ids, embeds, positions, sampling, watcher)
+        return coming, record

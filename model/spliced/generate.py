@@ -25,23 +25,39 @@ def stream(
     watcher: is told where each token's choice looked. Raises InvalidInput, OutOfMemory.
     """
     ids = torch.as_tensor(input_ids).view(1, -1)
-    how = sampling or Sampling()
-    stop = how.stop_ids if how.stop_ids is not None else model.eos_token_ids
-    language = model.language_model
-    text = [int(token) for token in ids[0].tolist() if token >= 0]
-    sampler = Sampler(how, text, language.config.vocab_size)
     with torch.no_grad():
         embeds, _ = model.embed(ids, memory)
-        used = embeds.shape[1]
-        logits, cache = model.step(embeds, watcher=watcher)
+    yield from stream_embeds(model, ids[0].tolist(), embeds, None, sampling, watcher)
+
+
+def stream_embeds(
+    model: Spliced,
+    input_ids: Sequence[int],
+    embeds: Tensor,
+    positions: Tensor | None = None,
+    sampling: Sampling | None = None,
+    watcher: Watcher | None = None,
+) -> Generator[int, None, None]:
+    """As `stream`, from what `Spliced.begin` makes of a prompt."""
+    how = sampling or Sampling()
+    stop = how.stop_ids if how.stop_ids is not None else model.eos_token_ids
+    words = model.text_model.embed_tokens
+    text = [int(token) for token in input_ids if token >= 0]
+    sampler = Sampler(how, text, model.text_model.config.vocab_size)
+    used = embeds.shape[1]
+    with torch.no_grad():
+        logits, cache = model.step(embeds, None, watcher, positions)
     for count in range(1, how.max_new_tokens + 1):
         token = sampler.choose(logits)
         yield token
         if token in stop or count == how.max_new_tokens or used >= model.max_positions:
             return
         with torch.no_grad():
-            one = language.get_input_embeddings()(torch.tensor([[token]], device=model.device))
-            logits, cache = model.step(one, cache, watcher)
+            one = words(torch.tensor([[token]], device=model.device))
+            at = None
+            if positions is not None:
+                at = (positions.max() + count).expand(len(positions), 1, 1)
+            logits, cache = model.step(one, cache, watcher, at)
         used += 1
 
 

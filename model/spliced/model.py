@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from rag_owl.errors import InvalidInput
 from rag_owl.model import checkpoint, placement
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
+from rag_owl.model.prompting import Clip, Prompt, Shown, Size
 from rag_owl.model.spliced.attention import WATCHED, Watcher
 
 PICTURES_AT_ONCE = 8  # through the vision tower
@@ -32,11 +33,9 @@ class Spliced(nn.Module):
     family = ""
     language_model: Any  # transformers' causal language model
     image_size: int
-    vectors: int  # of one picture, P
+    vectors: int  # of one picture or tile, P
     eos_token_ids: tuple[int, ...] = ()
     max_positions: int = 0
-    # Where in a picture's place its square of patches begins, and how many; 0: it has none.
-    patches_in_place: tuple[int, int] = (0, 0)
 
     @classmethod
     def from_pretrained(
@@ -63,12 +62,11 @@ class Spliced(nn.Module):
         tied = {"language_model.lm_head.weight"} if model._tied() else set()
         checkpoint.assign(model, tensors, optional=frozenset(tied))
         if tied:
-            language = model.language_model
-            language.lm_head.weight = language.model.embed_tokens.weight
+            model.language_model.lm_head.weight = model.text_model.embed_tokens.weight
         model._make_tables(torch.device("cpu"))  # nothing is left without memory
         nn.Module.to(model, dtype=wanted)
         if quantize is not None:
-            placement.quantize(model.language_model, quantize, device)
+            placement.quantize(model.text_model, quantize, device)
         nn.Module.to(model, device=device)
         model._make_tables(device)  # and none of them narrow
         return model.eval()
@@ -78,10 +76,10 @@ class Spliced(nn.Module):
         self._identity: tuple[tuple[object, ...], MemoryIdentity] | None = None
         self.pictures_seen = 0
         self._build(raw, tensors)
-        language = self.language_model
-        language.config._attn_implementation = WATCHED
-        self.eos_token_ids = _ids(language.config.eos_token_id)
-        self.max_positions = language.config.max_position_embeddings
+        config = self.text_model.config
+        config._attn_implementation = WATCHED
+        self.eos_token_ids = _ids(config.eos_token_id)
+        self.max_positions = config.max_position_embeddings
 
     # --- what a family says -----------------------------------------------------------------
 
@@ -117,6 +115,26 @@ class Spliced(nn.Module):
         return False
 
     @property
+    def text_model(self) -> Any:
+        """The language model without its head."""
+        return self.language_model.model
+
+    def begin(
+        self, prompt: Prompt, memories: Sequence[VisualMemory]
+    ) -> tuple[Tensor, Tensor | None]:
+        """One row as `stream_embeds` takes it: embeddings (1, t, D) and positions, where they are
+        not 0, 1, 2, …; one memory for each picture of the prompt. Raises InvalidInput.
+        """
+        memory = VisualMemory.cat(memories) if memories else None
+        return self.embed(prompt.tensor(), memory)[0], None
+
+    def patch_map(self, mass: Tensor, shown: Shown | Clip, size: Size | None) -> Tensor | None:
+        """mass (t,) on a picture's place in the sequence -> how it lies over the upright picture,
+        (rows, columns); None where parts of the place have no place in the picture.
+        """
+        return None
+
+    @property
     def scale(self) -> Tensor:
         """What the language model multiplies embeddings by."""
         return torch.ones((), dtype=self.dtype, device=self.device)
@@ -127,8 +145,8 @@ class Spliced(nn.Module):
 
     def _make_tables(self, device: torch.device) -> None:
         """What no checkpoint holds, made where and as wide as it must be."""
-        language = self.language_model.model
-        language.rotary_emb = type(language.rotary_emb)(language.config).to(device)
+        text = self.text_model
+        text.rotary_emb = type(text.rotary_emb)(text.config).to(device)
 
     def _tied(self) -> bool:
         return bool(self.language_model.config.tie_word_embeddings)
@@ -137,12 +155,12 @@ class Spliced(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        weight: Tensor = self.language_model.model.norm.weight
+        weight: Tensor = self.text_model.norm.weight
         return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        weight: Tensor = self.language_model.model.norm.weight
+        weight: Tensor = self.text_model.norm.weight
         return weight.dtype
 
     @property
@@ -245,15 +263,22 @@ class Spliced(nn.Module):
             return logits.float()
 
     def step(
-        self, embeds: Tensor, cache: DynamicCache | None = None, watcher: Watcher | None = None
+        self,
+        embeds: Tensor,
+        cache: DynamicCache | None = None,
+        watcher: Watcher | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, DynamicCache]:
-        """One row goes on by (1, t, D) -> the logits of its last position (V,), and the cache."""
+        """One row goes on by (1, t, D) -> the logits of its last position (V,), and the cache.
+
+        positions: as `begin` gives them, where it does.
+        """
         with placement.memory_guard(f"{embeds.shape[1]} positions"):
-            language = self.language_model
             if cache is None:
-                cache = DynamicCache(config=language.config)
-            out = language(
+                cache = DynamicCache(config=self.text_model.config)
+            out = self.language_model(
                 inputs_embeds=embeds,
+                position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,

@@ -45,13 +45,19 @@ class ModelTokenizer:
         raise NotImplementedError
 
     def control(self, token: str) -> int:
-        """Raises InvalidCheckpoint: a tokenizer without it is of another model."""
+        """The id of a control token; from then on its characters in a text are only text.
+
+        Raises InvalidCheckpoint: a tokenizer without it is of another model."""
         found = self.find(token)
         if found is None:
             raise InvalidCheckpoint(
                 f"{self._folder}: the tokenizer has no {token}; it is of another model."
             )
+        self._keep_out(token)
         return found
+
+    def _keep_out(self, token: str) -> None:
+        """See to it that no text becomes this token."""
 
 
 class _Json(ModelTokenizer):
@@ -78,6 +84,12 @@ class _Json(ModelTokenizer):
     def find(self, token: str) -> int | None:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
+
+    def _keep_out(self, token: str) -> None:
+        from tokenizers import AddedToken
+
+        # Those that its file does not call special would be found in texts.
+        self._tokenizer.add_special_tokens([AddedToken(token, special=True)])
 
 
 class _SentencePiece(ModelTokenizer):

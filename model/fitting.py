@@ -1,0 +1,132 @@
+"""What a model has positions for: what is shown smaller, and what is left out, when it is too much.
+
+Half of the positions for the user's video at most, three quarters with the conversation so far.
+Then pictures of sources become smaller, from the lowest rank on, where the family can show them
+so; and only then sources are left out, the lowest rank first. What the user shows is made smaller
+only where it does not fit alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rag_owl.errors import InvalidQuestion
+from rag_owl.model.evidence_prompt import EvidencePrompt, How, Lesser, Sights, lay_out
+from rag_owl.model.prompting import Processor, Prompt
+from rag_owl.types import Context
+
+MOST_STEPS = 1 << 10  # of becoming smaller: more than there are for the pictures of one question
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a family lays out pictures. lesser: how its pictures become smaller; None: not."""
+
+    processor: Processor
+    how: How | None = None
+    clips: bool = False
+    lesser: Lesser | None = None
+
+
+def fit(
+    context: Context, sights: Sights, family: Family, room: int, name: str
+) -> tuple[EvidencePrompt, Prompt]:
+    """The prompt that shows most of the context in at most `room` positions.
+
+    name: the model's. Raises InvalidQuestion: it is too long even without evidence.
+    """
+    shape = _Shape(context, sights, family, room)
+    shape.turns, shape.step = len(context.question.history), 1
+    frames = len(sights.film.frames)
+    while shape.step < frames and shape.size(0, turns=0) > room // 2:
+        shape.step *= 2
+    while shape.turns and shape.size(0) > room * 3 // 4:
+        shape.turns -= 1
+    if shape.size(0) > room:
+        shape.turns = 0
+        _shrink_question(shape, room, name)
+    everything = len(context.sources)
+    if shape.size(everything) <= room:
+        return shape.laid_out(everything)
+    if family.lesser is not None:
+        most = _steps(shape.sights, family.lesser)
+        whole = shape.sights
+        shape.sights = whole.smaller(most, family.lesser)
+        if shape.size(everything) <= room:
+            enough = _least(most, lambda steps: _sized(shape, whole, steps) <= room)
+            shape.sights = whole.smaller(enough, family.lesser)
+            return shape.laid_out(everything)
+    left_out = _least(everything, lambda count: shape.size(everything - count) <= room)
+    return shape.laid_out(everything - left_out)
+
+
+@dataclass(slots=True)
+class _Shape:
+    context: Context
+    sights: Sights
+    family: Family
+    room: int
+    turns: int = 0
+    step: int = 1
+
+    def laid_out(self, sources: int, turns: int | None = None) -> tuple[EvidencePrompt, Prompt]:
+        laid = lay_out(
+            self.context,
+            self.sights,
+            sources,
+            turns=self.turns if turns is None else turns,
+            step=self.step,
+            how=self.family.how,
+            clips=self.family.clips,
+        )
+        return laid, laid.prompt(self.family.processor)
+
+    def size(self, sources: int, turns: int | None = None) -> int:
+        return self.laid_out(sources, turns)[1].positions
+
+
+def _shrink_question(shape: _Shape, room: int, name: str) -> None:
+    """Raises InvalidQuestion where even the smallest pictures do not help."""
+    lesser, whole, steps = shape.family.lesser, shape.sights, 0
+    needed = shape.size(0)
+    while lesser is not None and needed > room:
+        steps += 1
+        smaller = whole.smaller_question(steps, lesser)
+        if smaller == shape.sights:
+            break
+        shape.sights = smaller
+        needed = shape.size(0)
+    if needed > room:
+        raise InvalidQuestion(
+            f"the question needs {needed} tokens; {name} has room for {room}. Shorten it."
+        )
+
+
+def _sized(shape: _Shape, whole: Sights, steps: int) -> int:
+    assert shape.family.lesser is not None
+    shape.sights = whole.smaller(steps, shape.family.lesser)
+    return shape.size(len(shape.context.sources))
+
+
+def _steps(sights: Sights, lesser: Lesser) -> int:
+    """How many times something of the sources can become smaller."""
+    count = 0
+    for stretch in sights.sources:
+        smaller = stretch.smaller(lesser)
+        while smaller is not None and count < MOST_STEPS:
+            count += 1
+            smaller = smaller.smaller(lesser)
+    return count
+
+
+def _least(most: int, enough: Callable[[int], bool]) -> int:
+    """The smallest number up to `most` that is enough, where more never is less; `most` is."""
+    too_few, found = -1, most
+    while found - too_few > 1:
+        middle = (found + too_few) // 2
+        if enough(middle):
+            found = middle
+        else:
+            too_few = middle
+    return found
