@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api import cli_eval, cli_model, cli_service
+from rag_owl.api import cli_eval, cli_model, cli_safety, cli_service
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
@@ -37,6 +37,8 @@ app.add_typer(cli_service.keys, name="keys")
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
 app.command()(cli_service.worker)
+app.command()(cli_safety.backup)
+app.command()(cli_safety.restore)
 app.command("eval")(cli_eval.evaluate)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)

@@ -9,16 +9,19 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from rag_owl import conversation, db, media, own_video, reindexing, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
+from rag_owl.backup import BackupReport, write_backup
 from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.loaders.files import WatchedFile
@@ -28,8 +31,16 @@ from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
-from rag_owl.ports import Answerer
-from rag_owl.schema import bind_folder, bind_store, prepare_schema, stored_schema
+from rag_owl.ports import Answerer, BlobStore
+from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
+from rag_owl.schema import (
+    bind_folder,
+    bind_store,
+    check_store_is_free,
+    mark_files,
+    prepare_schema,
+    stored_schema,
+)
 from rag_owl.settings import Settings, read_settings
 from rag_owl.storage import Storage
 from rag_owl.store import answers, blob_uses, collections, documents, generations, items, names
@@ -487,6 +498,64 @@ class RagOwl:
         except UnreadableMedia as error:
             raise InvalidQuestion(f"cannot read the picture {name}: {error}") from error
         return self.blobs.put(data)
+
+    # --- backups --------------------------------------------------------------------------------
+
+    def backup(self, file: str | os.PathLike[str]) -> BackupReport:
+        """Write everything into one new file, while everything else goes on.
+
+        The file is whole or not there. It holds all documents, and the hashes of the service's
+        keys: keep it as safe as the data folder. Raises `Conflict` where it exists already,
+        `DataFolderError` when it cannot be written, `DataFolderBusy` during another backup.
+        """
+        from rag_owl.indexer.vectors import export_vectors
+
+        return write_backup(
+            self.engine,
+            self.folder,
+            self.blobs,
+            _absolute(file),
+            partial(export_vectors, self.segments),
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        file: str | os.PathLike[str],
+        data: str | os.PathLike[str] | None = None,
+        with_keys: bool = True,
+        **settings: Any,
+    ) -> RestoreReport:
+        """Restore a backup into an empty or new data folder, and an empty database.
+
+        The database may be of another kind than the backup's. Nothing counts before every
+        checksum was compared; when anything fails, nothing is left. with_keys: False leaves the
+        service's keys out. Raises `Conflict` for a place that is not empty, `InvalidInput` for
+        what is no backup, `CorruptData` for a damaged one, `DataFolderError` for a full disk.
+        """
+        from rag_owl.indexer.vectors import import_vectors
+
+        chosen = read_settings(data=data, **settings)
+
+        def open_blobs(folder: Path) -> BlobStore:
+            storage = Storage.of(chosen, folder)
+            if storage.objects is not None:
+                check_store_is_free(storage.objects)
+            return storage.blobs
+
+        def write_segment(session: Session, folder: Path, vectors: RestoredVectors) -> None:
+            import_vectors(session, Storage.of(chosen, folder).segments, vectors)
+
+        def mark(folder: Path, identity: str) -> None:
+            mark_files(folder, Storage.of(chosen, folder).objects, identity)
+
+        return read_backup(
+            _absolute(file),
+            chosen.data.expanduser().resolve(),
+            chosen.database,
+            Place(open_blobs, write_segment, mark),
+            with_keys,
+        )
 
     # --- jobs -----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
 from rag_owl import db
-from rag_owl.errors import DataFolderError
+from rag_owl.errors import Conflict, DataFolderError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -43,6 +43,20 @@ def stored_schema(engine: Engine) -> str | None:
         return session.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def upgrade(connection: Connection, revision: str) -> None:
+    """Bring the database to a migration, within the connection's transaction."""
+    from alembic import command
+
+    command.upgrade(alembic_config(connection), revision)
+
+
+def known() -> set[str]:
+    """Every migration that this version knows."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory(str(SCRIPTS)).walk_revisions()}
+
+
 def prepare_schema(engine: Engine) -> Path | None:
     """Bring the database to `db.SCHEMA`; the caller holds the data folder's lock.
 
@@ -58,12 +72,10 @@ def prepare_schema(engine: Engine) -> Path | None:
             f"{db.SCHEMA} that this version knows. Install a newer rag-owl; nothing was changed."
         )
     copy = _copy(engine, stored) if stored is not None else None
-    from alembic import command
-
     with engine.execution_options(writes=True).begin() as connection:
         if engine.dialect.name == "postgresql":  # one process at a time, the others wait
             connection.execute(text("SELECT pg_advisory_xact_lock(7236452)"))
-        command.upgrade(alembic_config(connection), db.SCHEMA)
+        upgrade(connection, db.SCHEMA)
         if connection.execute(select(db.InstallationRow.id)).first() is None:
             connection.execute(insert(db.InstallationRow).values(id=uuid.uuid4().hex))
     return copy
@@ -120,6 +132,20 @@ def bind_store(engine: Engine, store: ObjectStore) -> None:
             f"{store.url} holds the files of another database ({stored}) than {where}; use that "
             "database, or another place"
         )
+
+
+def check_store_is_free(store: ObjectStore) -> None:
+    """Raises `Conflict` for a store that holds files of a database already."""
+    if store.find(MARK) is not None:
+        raise Conflict(f"{store.url} is not empty; name another place with RAG_OWL_STORAGE_URL")
+
+
+def mark_files(folder: Path, store: ObjectStore | None, identity: str) -> None:
+    """Say of new files which database they belong to."""
+    if store is None:
+        (folder / MARK).write_text(identity)
+    else:
+        store.put_bytes(MARK, identity.encode())
 
 
 def _copy(engine: Engine, stored: str) -> Path | None:

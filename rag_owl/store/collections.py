@@ -16,6 +16,8 @@ from rag_owl.store import names
 from rag_owl.visibility import visible
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# What a collection is called from its deletion until the last of it is gone: nobody can ask for it.
+DELETED = re.compile(r"~[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ def check_name(name: str, field: str = "name") -> None:
             "beginning with a letter or digit.",
             field,
         )
+
+
+def check_stored_name(name: object) -> None:
+    """As `check_name`, of what a backup says is one. Raises `InvalidInput`."""
+    if not isinstance(name, str) or not (_NAME.fullmatch(name) or DELETED.fullmatch(name)):
+        raise InvalidInput(f"{name!r:.100} is no collection's name")
 
 
 def get_or_create(session: Session, name: str) -> Collection:

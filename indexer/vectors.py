@@ -1,0 +1,39 @@
+"""Vectors as plain numbers, for backups: an index's own format is neither portable nor harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from rag_owl.backup import Vectors
+from rag_owl.db import GenerationRow
+from rag_owl.indexer.batch import segment_facts
+from rag_owl.indexer.segment_store import SegmentStore
+from rag_owl.restore import RestoredVectors
+from rag_owl.store import generations
+
+
+def export_vectors(store: SegmentStore, segment: str) -> Vectors:
+    """Raises `CorruptData` where the segment is missing or damaged."""
+    opened = store.verify(segment)
+
+    def blocks() -> Iterator[bytes]:
+        for _, vectors in opened.vectors():
+            yield vectors.astype("<f4").tobytes()
+
+    ids = opened.ids.astype("<i8").tobytes()
+    return Vectors(len(opened), opened.manifest.dimension, ids, blocks())
+
+
+def import_vectors(session: Session, store: SegmentStore, restored: RestoredVectors) -> None:
+    """Raises `InvalidInput` for numbers that are no vectors, or keys that come twice."""
+    generation = generations.from_row(session.get_one(GenerationRow, restored.generation))
+    store.write(
+        restored.segment,
+        np.fromfile(restored.ids, "<i8"),
+        np.memmap(restored.vectors, "<f4", "r", shape=(restored.count, restored.dimension)),
+        index_type=restored.index_type,
+        manifest=segment_facts(generation, restored.channel),
+    )
