@@ -143,7 +143,7 @@ def _open(settings: Settings) -> RagOwl:
     owl = RagOwl.open(work_jobs=settings.job_runner == "thread", **dict(settings))
     try:
         auth.check_start(owl.engine, settings)
-        uploads.sweep(owl.engine, owl.folder)
+        uploads.sweep(owl.engine, owl.folder, owl.storage.objects)
     except BaseException:
         owl.close()
         raise
@@ -166,7 +166,8 @@ async def _tidy(state: State) -> None:
     while True:
         await asyncio.sleep(_TIDY_EVERY)
         try:
-            await run_in_threadpool(uploads.sweep, state.owl.engine, state.owl.folder)
+            owl = state.owl
+            await run_in_threadpool(uploads.sweep, owl.engine, owl.folder, owl.storage.objects)
         except Exception as error:
             log.warning("uploads cannot be swept", error=str(error))
 

@@ -39,6 +39,7 @@ from rag_owl.errors import (
     RemoteModelBusy,
     RemoteModelError,
     RemoteModelTimeout,
+    StorageUnavailable,
 )
 
 log = logs.get_logger(__name__)
@@ -63,6 +64,7 @@ _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
     (RemoteModelTimeout, 504),
     (ModelError, 502),
     (DatabaseUnavailable, 503),
+    (StorageUnavailable, 503),
     (DataFolderError, 507),
 )
 _FIELDS: tuple[tuple[type[RagOwlError], str], ...] = ((ModelNotFound, "model"),)
@@ -96,7 +98,7 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
                 status,
                 "the service cannot use its data now; its operator finds the reason in the log "
                 f"under request {request_id}",
-                headers={"Retry-After": "5"} if isinstance(error, DatabaseUnavailable) else None,
+                headers={"Retry-After": "5"} if status == 503 else None,
             )
         field = getattr(error, "field", None) or next(
             (name for kind, name in _FIELDS if isinstance(error, kind)), None

@@ -257,6 +257,12 @@ class HybridRetriever:
             view.filtered[name] = _Allowed(np.asarray(keys, dtype=np.int64), frozenset(keys))
         return view.filtered[name]
 
+    def refresh(self) -> None:
+        """Open what is new in collections that were asked before: no question waits for it then."""
+        with db.reading(self._engine) as session:
+            for collection in collections.of_keys(session, list(self._views)):
+                self._view(session, collection)
+
     def _view(self, session: Session, collection: Collection) -> _View | None:
         """The collection as this transaction sees it; None before anything was ingested."""
         view = self._views.get(collection.key)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import reprlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +24,13 @@ from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.backup import BackupReport, write_backup
-from rag_owl.errors import DataFolderError, InvalidInput, InvalidQuestion, UnreadableMedia
+from rag_owl.errors import (
+    DataFolderError,
+    InvalidInput,
+    InvalidQuestion,
+    RagOwlError,
+    UnreadableMedia,
+)
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
@@ -51,7 +59,10 @@ from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn, Verify
 from rag_owl.visibility import limited
 
+log = logging.getLogger(__name__)
+
 _ORPHAN_SECONDS = 3_600.0
+_REFRESH_EVERY = 0.5  # seconds
 
 PictureInput: TypeAlias = str | os.PathLike[str] | bytes
 """A picture or video of a question: a file's path, or its encoded bytes."""
@@ -70,6 +81,7 @@ class RagOwl:
         self.settings = settings
         self.folder = settings.data.expanduser().resolve()
         self.storage = storage = Storage.of(settings, self.folder)
+        self._closing = threading.Event()
         self.blobs = storage.blobs
         self.engine = engine
         self.segments = storage.segments
@@ -128,6 +140,9 @@ class RagOwl:
                 bind_folder(engine, folder)
             else:
                 bind_store(engine, owl.storage.objects)
+                threading.Thread(
+                    target=owl._keep_fresh, name="rag-owl-segments", daemon=True
+                ).start()
         except BaseException:
             engine.dispose()
             raise
@@ -155,8 +170,17 @@ class RagOwl:
         self.models.embedders_for(None)
         self.models.answerer()
 
+    def _keep_fresh(self) -> None:
+        """Fetch new segments from the object store before a question needs them."""
+        while not self._closing.wait(_REFRESH_EVERY):
+            try:
+                self._retriever.refresh()
+            except RagOwlError as error:  # the question that needs them will say so
+                log.debug("new segments cannot be fetched: %s", error)
+
     def close(self) -> None:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
+        self._closing.set()
         self._runner.stop()
         self.models.close()
         self._decoders.close()

@@ -47,9 +47,10 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     from rag_owl import uploads
     from rag_owl.indexer.pipeline import Ingest
 
+    uploads.fetch(owl.folder, claim.parameters, owl.storage.objects)
     finished = Ingest(owl.workshop(), claim, stopping).run()
     if finished:
-        uploads.remove(owl.folder, claim.parameters)
+        uploads.remove(owl.folder, claim.parameters, owl.storage.objects)
     return finished
 
 

@@ -17,6 +17,7 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,8 @@ from sqlalchemy import Engine
 
 from rag_owl import db, paths
 from rag_owl.blobs import sync_folder
-from rag_owl.errors import DataFolderError, InvalidInput
+from rag_owl.errors import CorruptData, DataFolderError, InvalidInput
+from rag_owl.object_store import ObjectStore
 from rag_owl.store import jobs
 
 FOLDER = "uploads"
@@ -65,8 +67,12 @@ def safe_name(given: str) -> str:
 class Upload:
     """One upload while it arrives. In a `with`: unless `keep` was called, nothing stays of it."""
 
-    def __init__(self, data_folder: Path) -> None:
-        """Raises `DataFolderError` when nothing can be written."""
+    def __init__(self, data_folder: Path, objects: ObjectStore | None = None) -> None:
+        """objects: what other machines share with this one, so that any may work the job.
+
+        Raises `DataFolderError` when nothing can be written.
+        """
+        self._objects = objects
         self.id = uuid.uuid4().hex
         self.folder = data_folder / FOLDER / self.id
         self.received: list[Received] = []
@@ -120,12 +126,18 @@ class Upload:
         return done
 
     def keep(self) -> None:
-        """All files are complete: from now on they survive a power cut."""
+        """All files are complete: from now on they survive a power cut.
+
+        Raises `DataFolderError`, `StorageUnavailable`.
+        """
         try:
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
+        if self._objects is not None:
+            for each in self.received:
+                self._objects.put_file(f"{FOLDER}/{self.id}/{each.name}", self.folder / each.name)
         self._kept = True
 
     def __enter__(self) -> Upload:
@@ -151,6 +163,7 @@ def parameters(
         "upload": upload.id,
         "metadata": dict(metadata),
         "origins": dict(origins or {}),
+        "checksums": {each.name: each.sha256 for each in upload.received},
     }
 
 
@@ -162,21 +175,64 @@ def origin_of(job: Mapping[str, Any], name: str) -> str | None:
     return found
 
 
-def remove(data_folder: Path, job: Mapping[str, Any]) -> None:
+def fetch(data_folder: Path, job: Mapping[str, Any], objects: ObjectStore | None) -> None:
+    """Have the job's upload here, where another machine received it.
+
+    Raises `DataFolderError`, `CorruptData`, `StorageUnavailable`.
+    """
+    upload = str(job.get("upload", ""))
+    folder = data_folder / FOLDER / upload
+    if objects is None or not _ID.fullmatch(upload) or folder.is_dir():
+        return
+    if job["paths"] != [paths.dump(folder)]:
+        raise DataFolderError(
+            f"the upload was received at {job['paths'][0]}, and the data folder here is "
+            f"{data_folder}; give the data folder the same path on every machine"
+        )
+    arriving = folder.with_name(f".{upload}-{uuid.uuid4().hex}")
+    try:
+        arriving.mkdir(parents=True)
+        for name, sha256 in job["checksums"].items():
+            objects.get_file(f"{FOLDER}/{upload}/{name}", arriving / name)
+            with (arriving / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise CorruptData(
+                        f"{objects.url} gives other bytes of {name} than were uploaded; upload "
+                        "it again"
+                    )
+        with suppress(OSError):  # another process was faster
+            arriving.rename(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+
+
+def remove(data_folder: Path, job: Mapping[str, Any], objects: ObjectStore | None = None) -> None:
     """The job's upload was read wholly: its bytes are blobs now."""
     upload = str(job.get("upload", ""))
     if _ID.fullmatch(upload):
         shutil.rmtree(data_folder / FOLDER / upload, ignore_errors=True)
+        if objects is not None:
+            for entry in objects.entries(f"{FOLDER}/{upload}"):
+                objects.delete(entry.name)
 
 
-def sweep(engine: Engine, data_folder: Path) -> int:
+def sweep(engine: Engine, data_folder: Path, objects: ObjectStore | None = None) -> int:
     """Remove what no job will read any more; how many uploads that were."""
     folder = data_folder / FOLDER
-    if not folder.is_dir():
+    if not folder.is_dir() and objects is None:
         return 0
     with db.reading(engine) as session:
         wanted = jobs.uploads_in_use(session)
     removed = 0
+    if objects is not None:
+        for found in objects.entries(FOLDER):
+            if found.name.split("/")[1] not in wanted and objects.age(found.modified) > _ABANDONED:
+                objects.delete(found.name)
+                removed += 1
+    if not folder.is_dir():
+        return removed
     for entry in os.scandir(folder):
         if entry.name in wanted or not _ID.fullmatch(entry.name):
             continue

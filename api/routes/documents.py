@@ -74,7 +74,7 @@ async def add_documents(
     operator allows that.
     """
     await run_in_threadpool(_check_collection, owl, name)
-    with Upload(owl.folder) as upload:
+    with Upload(owl.folder, owl.storage.objects) as upload:
         if _is_json(request):
             metadata = await fetching.receive(request, upload, state.settings)
         else:
@@ -142,7 +142,7 @@ async def replace_document(
 ) -> dict[str, Any]:
     """One file with other bytes: the document's next revision, searched when it is complete."""
     origin = await run_in_threadpool(_origin, owl, name, document_id)
-    with Upload(owl.folder) as upload:
+    with Upload(owl.folder, owl.storage.objects) as upload:
         metadata = await multipart.receive(request, upload, 1)
         file = upload.received[0].name
         media_type = await run_in_threadpool(_media_type, upload, file)

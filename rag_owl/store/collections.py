@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -66,6 +67,15 @@ def get(session: Session, name: str) -> Collection:
         there = f"there are: {', '.join(known)}" if known else "there are none yet"
         raise NotFound(f"no collection {name!r}; {there}. `rag-owl ingest {name} PATH` makes one.")
     return Collection(row.key, name, row.version)
+
+
+def of_keys(session: Session, keys: Sequence[int]) -> list[Collection]:
+    rows = session.execute(
+        select(CollectionRow.key, CollectionRow.name, CollectionRow.version).where(
+            CollectionRow.key.in_(keys)
+        )
+    )
+    return [Collection(*row) for row in rows]
 
 
 def check_name(name: str, field: str = "name") -> None:
