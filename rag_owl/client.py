@@ -108,7 +108,17 @@ class RagOwl:
             self._limits,
             self.models.gpu,
         )
-        self._runner = job_runner.FolderRunner(engine, self.folder, self._work, self._tidy)
+        schedules = Schedules(engine, settings.schedules, settings.scan_roots)
+        self._runner = self._make_runner(schedules)
+
+    def _make_runner(self, schedules: Schedules) -> job_runner.Runner:
+        if self.engine.dialect.name == "postgresql":
+            from rag_owl.job_queue import QueueRunner
+
+            return QueueRunner(
+                self.engine, self._work, self._tidy, schedules, self.settings.stalled_seconds
+            )
+        return job_runner.FolderRunner(self.engine, self.folder, self._work, self._tidy, schedules)
 
     @classmethod
     def open(
@@ -605,7 +615,7 @@ class RagOwl:
 
         Raises `DataFolderBusy` while a job runs, and `CorruptData` when a picture is lost too.
         """
-        with job_runner.exclusively(self.folder, seconds=10):
+        with job_runner.exclusively(self.folder, 10, self.engine):
             return sum(self._repair(info.name) for info in self.collections())
 
     def _repair(self, collection: str) -> int:
@@ -626,7 +636,7 @@ class RagOwl:
         Blobs of the last hour stay: a question that is being answered may need them. Raises
         `DataFolderBusy` while a job runs.
         """
-        with job_runner.exclusively(self.folder, seconds=10):
+        with job_runner.exclusively(self.folder, 10, self.engine):
             removed = remove_orphans(self.engine, self.segments)
             removed += sweep(self.folder / "decoding") + uploads.sweep(self.engine, self.folder)
             with db.reading(self.engine) as session:

@@ -17,8 +17,9 @@ To add a kind: write a function `(owl, claim, stopping) -> bool` and put it into
 A job is begun with `store.jobs.create(session, collection_key, kind, parameters)` and
 `owl.work_soon()`; parameters are plain JSON, of which the same ask for the same job.
 
-Jobs of one lane are worked one after the other (on PostgreSQL: those of one collection), those of
-different lanes at the same time.
+Jobs of one lane are worked one after the other, those of different lanes at the same time. On
+PostgreSQL each worker works one of each lane; ingests may all run at once, also into one
+collection, the other lanes' jobs of one collection one after the other.
 """
 
 from __future__ import annotations
@@ -69,6 +70,20 @@ def reindex(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return Reindex(parts, claim, stopping).run()
 
 
+def merge(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Few large segments instead of many small ones, without the dead. Counts generations."""
+    from rag_owl.indexer import upkeep
+
+    return upkeep.merge(owl.engine, owl.segments, claim, stopping)
+
+
+def verify(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Compare every stored byte with its checksum. Counts files; `skipped` names damaged ones."""
+    from rag_owl.indexer import upkeep
+
+    return upkeep.verify(owl.engine, owl.segments, owl.blobs, claim, stopping)
+
+
 def lane_of(kind: str) -> Lane:
     """Also of a kind that only a newer version knows: working it says so."""
     return KINDS[kind].lane if kind in KINDS else "upkeep"
@@ -77,5 +92,7 @@ def lane_of(kind: str) -> Lane:
 KINDS: dict[str, Kind] = {
     "ingest": Kind(ingest, "ingest"),
     "reindex": Kind(reindex, "upkeep"),
-    # upkeep: merge, verify; safety: delete, backup (neither may see the other half done)
+    "merge": Kind(merge, "upkeep"),
+    "verify": Kind(verify, "upkeep"),
+    # safety: delete, backup (neither may see the other half done)
 }

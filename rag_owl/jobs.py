@@ -10,18 +10,20 @@ batch. On PostgreSQL a queue carries them to workers on any number of machines:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from rag_owl import db
 from rag_owl.errors import (
@@ -31,8 +33,10 @@ from rag_owl.errors import (
     DataFolderError,
     JobLost,
     RagOwlError,
+    StorageUnavailable,
 )
 from rag_owl.job_kinds import Lane, lane_of
+from rag_owl.schedules import Schedules
 from rag_owl.store import jobs
 from rag_owl.store.jobs import Claim, Waiting
 from rag_owl.types import Job
@@ -43,6 +47,7 @@ Work: TypeAlias = Callable[[Claim, Callable[[], bool]], bool]
 """Works a claimed job until it is done (True), or was asked to stop by the callback (False)."""
 
 LOOK_EVERY = 0.5  # seconds
+STORAGE_PATIENCE = 300.0  # seconds of failures until the job fails
 BEAT_EVERY = 5.0  # seconds: how often a job says that it is being worked
 _AFTER_TROUBLE = 5.0  # seconds until a storage that failed is tried again
 MOST_INTERRUPTIONS = 10  # in a row, of which an ingest's files account for a few (`pipeline`)
@@ -70,13 +75,17 @@ class Runner(Protocol):
 # --- working one job ------------------------------------------------------------------------------
 
 
-def work_through(engine: Engine, claim: Claim, work: Work, stopping: Callable[[], bool]) -> bool:
-    """Work a claimed job to its end and write that down; False: it is to be gone on with.
+def work_through(
+    engine: Engine, claim: Claim, work: Work, stopping: Callable[[], bool]
+) -> Literal["ended", "left", "lost"]:
+    """Work a claimed job to its end and write that down.
 
-    A database that goes away is waited for, and the job goes on from its last batch. Raises
-    `DataFolderError` where the end cannot be written down.
+    "left": it is to be gone on with; "lost": another worker has it by now. A database that goes
+    away is waited for, and the job goes on from its last batch; an object store as well, for
+    `STORAGE_PATIENCE`. Raises `DataFolderError` where the end cannot be written down.
     """
     outcome: tuple[str, str | None] | None = None
+    failing = _Failing()
     with _Keeper(engine, claim) as keeper:
         while True:
             try:
@@ -86,14 +95,20 @@ def work_through(engine: Engine, claim: Claim, work: Work, stopping: Callable[[]
                     outcome = _attempt(engine, claim, work, keeper, stopping)
                 with db.writing(engine) as session:
                     _write_down(session, claim, *outcome)
-                return outcome[0] != "left"
+                return "left" if outcome[0] == "left" else "ended"
             except JobLost as lost:
                 log.warning("%s", lost)
-                return True
+                return "lost"
+            except StorageUnavailable as error:
+                log.warning("job %s waits for its files: %s", claim.job_id, error)
+                if failing.too_long():
+                    outcome = "failed", str(error)
+                else:
+                    keeper.pause(LOOK_EVERY * 4, stopping)
             except DatabaseUnavailable as error:
                 log.warning("job %s waits for the database: %s", claim.job_id, error)
                 if not wait_for_database(engine, stopping):
-                    return False
+                    return "left"
 
 
 def _attempt(
@@ -109,7 +124,7 @@ def _attempt(
         with db.storage_errors(engine):
             if work(claim, lambda: stopping() or keeper.stop):
                 return "done", None
-    except (JobLost, DatabaseUnavailable):
+    except (JobLost, DatabaseUnavailable, StorageUnavailable):
         raise
     except RagOwlError as failure:
         return "failed", str(failure)
@@ -142,6 +157,21 @@ def wait_for_database(engine: Engine, stopping: Callable[[], bool]) -> bool:
     return False
 
 
+class _Failing:
+    """How long an object store has failed without a pause of as long."""
+
+    def __init__(self) -> None:
+        self._since = self._last = -math.inf
+
+    def too_long(self) -> bool:
+        """It has failed just now."""
+        now = time.monotonic()
+        if now - self._last > STORAGE_PATIENCE:
+            self._since = now
+        self._last = now
+        return now - self._since > STORAGE_PATIENCE
+
+
 class _Keeper:
     """Looks after a job that is being worked: beats its heart, notices that it is to stop."""
 
@@ -164,6 +194,11 @@ class _Keeper:
     ) -> None:
         self._end.set()
         self._thread.join()
+
+    def pause(self, seconds: float, stopping: Callable[[], bool]) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.stop and not stopping():
+            time.sleep(LOOK_EVERY / 4)
 
     def _keep(self) -> None:
         beaten = time.monotonic()
@@ -193,13 +228,19 @@ class FolderRunner:
     """Background threads, one for each lane, that work this folder's jobs when nobody else does."""
 
     def __init__(
-        self, engine: Engine, folder: Path, work: Work, tidy: Callable[[], None] = lambda: None
+        self,
+        engine: Engine,
+        folder: Path,
+        work: Work,
+        tidy: Callable[[], None],
+        schedules: Schedules,
     ) -> None:
         """tidy: called with the lock held and before any job, to remove what dead ones left."""
         self._engine = engine
         self._folder = folder
         self._work = work
         self._tidy = tidy
+        self._schedules = schedules
         self._name = worker_name()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -229,6 +270,7 @@ class FolderRunner:
         while not self._stop.is_set():
             pause = LOOK_EVERY
             try:
+                self._schedules.begin_due()
                 self._work_all()
             except Exception as error:
                 self._be_troubled(error)
@@ -261,6 +303,7 @@ class FolderRunner:
         try:
             self._tidy()
             while not self._stop.is_set():
+                self._schedules.begin_due()
                 waiting = self._unfinished()
                 now = time.monotonic()
                 for lane in {lane_of(each.kind) for each in waiting}:
@@ -301,7 +344,7 @@ class FolderRunner:
             claim = jobs.claim(session, job_id, self._name)
         if claim is None:  # cancelled in between
             return True
-        return work_through(self._engine, claim, self._work, self._stop.is_set)
+        return work_through(self._engine, claim, self._work, self._stop.is_set) != "left"
 
 
 def worker_name() -> str:
@@ -340,15 +383,55 @@ def wait_for(
         time.sleep(every)
 
 
+_WORKING = 7_236_455  # PostgreSQL's advisory lock: shared by jobs, or held alone
+
+
 @contextmanager
-def exclusively(folder: Path, seconds: float) -> Iterator[None]:
-    """Hold the folder for a change that no job may see half done. Raises `DataFolderBusy`."""
+def exclusively(folder: Path, seconds: float, engine: Engine | None = None) -> Iterator[None]:
+    """Hold the folder for a change that no job may see half done. Raises `DataFolderBusy`.
+
+    engine: on PostgreSQL, also no job of another machine.
+    """
     lock = folder_lock(folder)
     _acquire(lock, seconds)
     try:
-        yield
+        if engine is None or engine.dialect.name != "postgresql":
+            yield
+            return
+        until = time.monotonic() + seconds
+        while True:
+            with among_others(engine, alone=True) as alone:
+                if alone:
+                    yield
+                    return
+            if time.monotonic() > until:
+                raise DataFolderBusy("jobs are being worked; wait until they are done")
+            time.sleep(LOOK_EVERY)
     finally:
         lock.release()
+
+
+@contextmanager
+def among_others(engine: Engine, alone: bool = False) -> Iterator[bool]:
+    """On PostgreSQL: while a job is worked. alone: while none is; False: there is one.
+
+    The lock goes with its connection. A job whose connection is gone goes on without: what it
+    commits is checked by its fence.
+    """
+    shared = "" if alone else "_shared"
+    with db.storage_errors(engine):
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        with db.storage_errors(engine):
+            ask = text(f"SELECT pg_try_advisory_lock{shared}({_WORKING})")
+            while not (got := bool(connection.scalar(ask))) and not alone:
+                time.sleep(LOOK_EVERY)
+        yield got
+    finally:
+        with suppress(DBAPIError):
+            connection.execute(text(f"SELECT pg_advisory_unlock{shared}({_WORKING})"))
+        with suppress(DBAPIError):
+            connection.close()
 
 
 def _acquire(lock: FileLock, seconds: float) -> None:

@@ -10,11 +10,12 @@ import difflib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rag_owl.errors import InvalidSettings
@@ -67,6 +68,46 @@ class RemoteModel(BaseModel):
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("give it without user, password or query; name the key's variable")
         return url.rstrip("/")
+
+
+class Schedule(BaseModel):
+    """A job that begins by the clock."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    cron: str = Field(description="Five fields, in UTC: `0 3 * * *` is each day at three.")
+    kind: Literal["ingest", "merge", "verify"]
+    collection: str | None = Field(None, description="Of `ingest` needed; else none: all.")
+    path: Path | None = Field(None, description="Of `ingest`: what is looked through again.")
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str) -> str:
+        from croniter import croniter
+
+        if len(cron.split()) != 5 or not croniter.is_valid(cron):
+            raise ValueError(f"{cron!r} is no cron expression of five fields, as in '0 3 * * *'")
+        return cron
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Schedule:
+        if self.kind == "ingest" and (self.collection is None or self.path is None):
+            raise ValueError("a schedule of ingest needs a collection and a path")
+        if self.kind != "ingest" and self.path is not None:
+            raise ValueError(f"a schedule of {self.kind} has no path")
+        return self
+
+
+def below_a_root(path: Path, roots: Sequence[Path]) -> Path:
+    """The path as it is now, with links followed. Raises `InvalidSettings` outside the roots."""
+    real = path.expanduser().resolve()
+    if not any(real.is_relative_to(root.expanduser().resolve()) for root in roots):
+        listed = ", ".join(map(str, roots)) or "none"
+        raise InvalidSettings(
+            f"{path} is not below a folder of {PREFIX}SCAN_ROOTS ({listed}); "
+            "only those are looked through by the clock"
+        )
+    return real
 
 
 class Settings(BaseSettings):
@@ -233,6 +274,22 @@ class Settings(BaseSettings):
         "process",
         description="Where `serve` works jobs: a process beside it, itself, or elsewhere alone.",
     )
+    stalled_seconds: float = Field(
+        30.0,
+        ge=2,
+        le=3_600,
+        description="On PostgreSQL: after how long a silent worker's jobs go to others.",
+    )
+    scan_roots: list[Path] = Field(
+        [], description="Folders that periodic jobs may look through, as a JSON list."
+    )
+    schedules: list[Schedule] = Field(
+        [],
+        description=(
+            "Periodic jobs, as a JSON list: `cron`, `kind` (`ingest`, `merge`, `verify`), "
+            "`collection`, `path` (docs/operations.md)."
+        ),
+    )
     shutdown_seconds: int = Field(
         30, ge=0, description="How long `serve` lets running answers finish when it is stopped."
     )
@@ -253,6 +310,16 @@ class Settings(BaseSettings):
                     "bundled model's name"
                 )
         return models
+
+    @model_validator(mode="after")
+    def _schedules_below_roots(self) -> Settings:
+        for schedule in self.schedules:
+            if schedule.path is not None:
+                try:
+                    below_a_root(schedule.path, self.scan_roots)
+                except InvalidSettings as error:
+                    raise ValueError(str(error)) from None
+        return self
 
     @property
     def database(self) -> str:

@@ -191,6 +191,7 @@ def _start(
         job_id, _ = jobs.create(
             session, key, "ingest", uploads.parameters(upload, metadata, origins), key_id
         )
+    owl.work_soon()
     return {
         "job": wire.job(owl.job(job_id)),
         "documents": [{"name": each.name, "sha256": each.sha256} for each in upload.received],

@@ -84,6 +84,7 @@ def retry_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
     """A failed or cancelled job goes on where it stopped."""
     with db.writing(owl.engine) as session:
         again = jobs.retry(session, job_id)
+    owl.work_soon()
     return wire.job(owl.job(again))
 
 

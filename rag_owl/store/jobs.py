@@ -8,7 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, InstallationRow, JobInputRow, JobRow, SkippedRow
@@ -62,13 +74,7 @@ def create(
     collection_key: None for what concerns the whole installation. key_id: of the key that begins
     it over HTTP.
     """
-    # One at a time for each collection, so that two who ask at once share one job.
-    whose = (
-        select(InstallationRow.id)
-        if collection_key is None
-        else select(CollectionRow.key).where(CollectionRow.key == collection_key)
-    )
-    session.execute(whose.with_for_update())
+    _one_at_a_time(session, collection_key)
     for row in session.scalars(
         select(JobRow).where(
             JobRow.collection_key == collection_key,
@@ -90,6 +96,33 @@ def create(
     session.add(row)
     session.flush()
     return row.id, True
+
+
+def create_since(
+    session: Session,
+    collection_key: int | None,
+    kind: str,
+    parameters: Mapping[str, Any],
+    since: float,
+) -> bool:
+    """Create it unless the same job was created since then, or is not finished yet."""
+    _one_at_a_time(session, collection_key)
+    begun = session.scalars(
+        select(JobRow.parameters).where(
+            JobRow.collection_key == collection_key, JobRow.kind == kind, JobRow.created_at >= since
+        )
+    )
+    if any(each == dict(parameters) for each in begun):
+        return False
+    return create(session, collection_key, kind, parameters)[1]
+
+
+def _one_at_a_time(session: Session, collection_key: int | None) -> None:
+    """For each collection, so that two who ask at once share one job."""
+    whose: Select[Any] = select(InstallationRow.id)
+    if collection_key is not None:
+        whose = select(CollectionRow.key).where(CollectionRow.key == collection_key)
+    session.execute(whose.with_for_update())
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +268,13 @@ def request_cancel(session: Session, job_id: str) -> None:
 
 
 def restart_scan(session: Session, claim: Claim) -> None:
-    """A scan that was interrupted begins again: nothing of it has been worked on yet."""
+    """A scan that was interrupted begins again: nothing of it has been worked on yet.
+
+    So do jobs that count what they look through.
+    """
     session.execute(delete(JobInputRow).where(JobInputRow.job_id == claim.job_id))
     session.execute(delete(SkippedRow).where(SkippedRow.job_id == claim.job_id))
-    _update(session, claim, found=0, skipped=0)
+    _update(session, claim, found=0, skipped=0, done=0, failed=0)
 
 
 def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> None:

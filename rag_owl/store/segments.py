@@ -34,6 +34,10 @@ def active(session: Session, generation_key: int) -> list[SegmentInfo]:
     return [SegmentInfo(*row) for row in rows]
 
 
+def is_active(session: Session, name: str) -> bool:
+    return bool(session.scalar(select(SegmentRow.active).where(SegmentRow.id == name)))
+
+
 def activate(session: Session, generation_key: int, segment: SegmentInfo) -> None:
     session.add(
         SegmentRow(
