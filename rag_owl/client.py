@@ -41,6 +41,7 @@ from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer, BlobStore
 from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
+from rag_owl.schedules import Schedules
 from rag_owl.schema import (
     bind_folder,
     bind_store,
