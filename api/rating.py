@@ -31,7 +31,7 @@ _IN_FILE = (
 _POLICY = f"{_IN_FILE}; frame-ancestors 'none'"  # that is for headers only
 _MOST_BYTES = 64 * 1024  # of a form
 _STYLE = """<style>
-.asked { max-width: 100%; max-height: 24rem; }
+.asked { max-width: 100%; max-height: 24rem; border: 1px solid var(--line); }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 1rem; }
 fieldset { border: 1px solid var(--line); border-radius: .4rem; min-width: 0; }
 .say { white-space: pre-wrap; max-height: 26rem; overflow-y: auto; }
