@@ -99,13 +99,12 @@ class Find:
         rng = random.Random(f"{case.name} {count} {variant}")
         pictures = [case.shown, *case.others[:count]]
         rng.shuffle(pictures)
-        codes = [
-            f"{rng.choice('ABCDEFGHK')}{n}" for n in rng.sample(range(100, 10_000), len(pictures))
-        ]
+        numbers = rng.sample(range(100, 10_000), len(pictures))
+        codes = [f"{rng.choice('ABCDEFGHK')}{number}" for number in numbers]
         query = self._vector(case.query)
         sources = tuple(
             Retrieved(
-                _item(n, "", put(picture), f"Its code is {code}."),
+                _item(n, f"Picture {n + 1}", put(picture), f"Its code is {code}."),
                 1.0,
                 {"picture": float(self._vector(picture) @ query)},
             )
@@ -159,7 +158,7 @@ def _item(number: int, title: str, picture: str, text: str | None) -> Item:
     )  # fmt: skip
 
 
-# --- a run ------------------------------------------------------------------------------------------
+# --- a run ---------------------------------------------------------------------------------------
 
 
 def run(
