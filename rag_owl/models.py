@@ -54,6 +54,8 @@ class Models:
                 quantize=settings.quantize,
                 rows=settings.model_rows,
                 video_frames=settings.video_frames,
+                source_pixels=settings.source_pixels,
+                question_pixels=settings.question_pixels,
                 storage=settings.features_storage,
                 cache_bytes=settings.picture_cache_bytes,
                 limits=limits,

@@ -180,6 +180,15 @@ class Settings(BaseSettings):
     video_frames: int = Field(
         64, ge=1, le=400, description="Frames that it is shown of all videos of a question."
     )
+    source_pixels: int = Field(
+        256 * 28 * 28,
+        ge=28 * 28,
+        description="Pixels of a retrieved picture that a model with pictures of many sizes (Ovis "
+        "1.6, Qwen2-VL) is shown at most; smaller where a context does not fit.",
+    )
+    question_pixels: int = Field(
+        1_280 * 28 * 28, ge=28 * 28, description="The same for pictures of the user's."
+    )
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
     )

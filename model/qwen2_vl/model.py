@@ -92,10 +92,15 @@ class Qwen2VL(Spliced):
             raise InvalidInput(f"patches must be {expected}, not {tuple(piece.pixels.shape)}.")
         grid = torch.tensor([[1, rows * self.merge, columns * self.merge]], device=self.device)
         with placement.memory_guard("a picture"):
-            seen = self._visual(piece.pixels.to(self.device, self.dtype), grid_thw=grid)
+            features = self.encode_patches(piece.pixels, grid)[None]
         self.pictures_seen += 1
-        features: Tensor = seen.pooler_output[None]
         return VisualMemory(features, self.memory_identity, (name,), sizes=(piece.size,))
+
+    def encode_patches(self, patches: Tensor, grids: Tensor) -> Tensor:
+        """Patches of pictures and videos one behind the other, their grids (n, 3) -> (t, D)."""
+        seen = self._visual(patches.to(self.device, self.dtype), grid_thw=grids.to(self.device))
+        features: Tensor = seen.pooler_output
+        return features
 
     # --- running --------------------------------------------------------------------------------
 
@@ -103,27 +108,32 @@ class Qwen2VL(Spliced):
         self, prompt: Prompt, memories: Sequence[VisualMemory]
     ) -> tuple[Tensor, Tensor | None]:
         ids = prompt.tensor().to(self.device)
-        embeds: Tensor = self.text_model.embed_tokens(ids)
-        if not memories:
-            return embeds, None
         for memory in memories:
             check_identity(memory.identity, self.memory_identity, "the visual memory")
-        features = torch.cat([memory.dense(self.device, self.dtype)[0] for memory in memories])
+        features = [memory.dense(self.device, self.dtype)[0] for memory in memories]
+        return self.embedded(ids, features, *self._grids(prompt.visuals))
+
+    def embedded(
+        self, ids: Tensor, features: Sequence[Tensor], images: Tensor, videos: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """ids (1, T) and what stands at their pads, in order, (n, D) each; (steps, rows, columns)
+        in patches of each picture and of each video -> embeddings (1, T, D), positions (3, 1, T).
+        """
+        embeds: Tensor = self.text_model.embed_tokens(ids)
         kinds = (ids == self.config.image_token_id) + 2 * (ids == self.config.video_token_id)
-        if int((kinds > 0).sum()) != len(features):
-            raise InvalidInput(
-                f"the prompt has {int((kinds > 0).sum())} places for pictures, which take "
-                f"{len(features)}."
-            )
-        embeds = embeds.masked_scatter((kinds > 0)[..., None], features.to(embeds.dtype))
-        images, videos = self._grids(prompt.visuals)
+        places, held = int((kinds > 0).sum()), sum(map(len, features))
+        if places != held:
+            raise InvalidInput(f"the prompt has {places} places for pictures, which take {held}.")
+        if not features:
+            return embeds, None
+        there = torch.cat(list(features)).to(embeds.dtype)
+        embeds = embeds.masked_scatter((kinds > 0)[..., None], there)
         positions, _ = self.language_model.model.get_rope_index(
             ids, mm_token_type_ids=kinds, image_grid_thw=images, video_grid_thw=videos
         )
         return embeds, positions
 
     def _grids(self, visuals: Sequence[Shown | Clip]) -> tuple[Tensor, Tensor]:
-        """(steps, rows, columns) in patches of each picture and of each video."""
         found: tuple[list[list[int]], list[list[int]]] = ([], [])
         for shown in visuals:
             rows, columns = shown.grid or (0, 0)

@@ -1,4 +1,4 @@
-"""Comparing mPLUG-Owl and Ovis 1.6 with what their published code computes."""
+"""Comparing mPLUG-Owl, Ovis 1.6 and Qwen2-VL with what their published code computes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def check_folder(folder: Path, family: Family, *, tolerance: float | None = None
     found: list[Comparison] = []
     notes: list[str] = []
     if (folder / "inputs.safetensors").is_file() and (folder / "expected.safetensors").is_file():
-        found, notes = _compare(model, folder, tolerance or facts.tolerance)
+        if family == "qwen2_vl":
+            from rag_owl.model.qwen2_vl.check import compare
+
+            found = compare(model, folder, tolerance or facts.tolerance)  # type: ignore[arg-type]
+        else:
+            found, notes = _compare(model, folder, tolerance or facts.tolerance)
     return CheckReport(
         str(folder),
         family,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput, InvalidSettings
-from rag_owl.model.check import family_of
+from rag_owl.model.check import check_folder, family_of
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.prompting import Clip, Part, Prompt, Shown, Turn
@@ -210,6 +211,46 @@ def test_marks_that_the_tokenizer_does_not_call_special(folder: Path, tmp_path: 
     images = Qwen2VLImageProcessorPil()
     found = Qwen2VLProcessor(tokenizer, images, source_pixels=784, question_pixels=784)
     test_text_that_looks_like_marks_stays_text(found)
+
+
+@torch.no_grad()
+def test_check_compares_a_case(
+    model: Qwen2VL, processor: Qwen2VLProcessor, folder: Path, tmp_path: Path
+):
+    for name in ("config.json", "model.safetensors"):  # no tokenizer
+        shutil.copy(folder / name, tmp_path)
+    assert check_folder(tmp_path).comparisons == ()
+    _, _, inputs = conversation(processor, model)
+    theirs = Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
+    generated = theirs.generate(**inputs, max_new_tokens=6, do_sample=False)
+    rows = inputs["input_ids"]
+    text = {"input_ids": torch.arange(rows.shape[1])[None] % 200}
+    short = {"input_ids": text["input_ids"][:, :20]}  # a row without pictures, padded
+    expected = {
+        "logits": torch.zeros(2, rows.shape[1], 320),
+        "greedy_row_0": generated[0, rows.shape[1] :],
+    }
+    expected["logits"][0] = theirs(**inputs).logits[0]
+    expected["logits"][1, :20] = theirs(**short).logits[0]
+    mask = torch.ones(2, rows.shape[1], dtype=torch.long)
+    mask[1, 20:] = 0
+    both = torch.cat([rows, torch.nn.functional.pad(short["input_ids"], (0, rows.shape[1] - 20))])
+    given = {k: v for k, v in inputs.items() if k not in ("input_ids", "mm_token_type_ids")}
+    save_file({**given, "input_ids": both, "attention_mask": mask}, tmp_path / "inputs.safetensors")
+    save_file(expected, tmp_path / "expected.safetensors")
+    report = check_folder(tmp_path)
+    assert report.ok, report.lines()
+    assert [c.name for c in report.comparisons] == ["logits", "greedy_row_0"]
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("merger.mlp.2.bias"))
+    save_file(weights | {name: weights[name] + 0.2}, tmp_path / "model.safetensors")
+    assert not check_folder(tmp_path).ok
+    save_file(
+        given | {"input_ids": both, "image_grid_thw": torch.ones(0, 3, dtype=torch.long)},
+        tmp_path / "inputs.safetensors",
+    )
+    with pytest.raises(InvalidCheckpoint, match="more places"):
+        check_folder(tmp_path)
 
 
 @torch.no_grad()
