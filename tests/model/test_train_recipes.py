@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from rag_owl.errors import InvalidInput
+from rag_owl.model import adapter
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
-from rag_owl.model.train import adapters
 from rag_owl.model.train.examples import Example, Pictures, Shown, read_examples, split
 from rag_owl.model.train.learner import Learner, load_local, row_of
 from rag_owl.model.train.recipes import RECIPES, recipe
@@ -164,12 +164,12 @@ def test_a_trained_checkpoint_loads_as_the_base_does(data, tmp_path):
 def test_an_adapter_adds_its_difference_to_the_base(data, tmp_path):
     base = write_owl3(tmp_path / "base")
     result = run_stage(recipe("lora"), 1, str(base), data, tmp_path / "out", PLAN)
-    assert adapters.base_of(result) == str(base)
+    assert adapter.base_of(result) == str(base)
     learnt = load_local(base)
     choose(learnt.model, recipe("lora").stage(1))
     assert json.loads((result / "adapter_config.json").read_text())["r"] == 16
     merged = load_local(base)
-    adapters.merge(merged.model, result)
+    adapter.merge(merged.model, result)
     plain = dict(load_local(base).model.named_parameters())
     changed = {n for n, p in merged.model.named_parameters() if not torch.equal(p, plain[n])}
     assert changed == {n for n in plain if n.endswith(
