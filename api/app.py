@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from rag_owl import __version__, uploads
-from rag_owl.api import auth, errors, logs, mcp, schemas
+from rag_owl.api import auth, errors, examples, logs, mcp, schemas
 from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
 from rag_owl.api.metrics import Metrics
@@ -173,7 +173,7 @@ async def _tidy(state: State) -> None:
 
 
 def _describe(app: FastAPI) -> None:
-    """Put what routes refer to by name into the OpenAPI document."""
+    """Put what routes refer to by name into the OpenAPI document, and examples."""
     original = app.openapi
 
     def described() -> dict[str, object]:
@@ -182,6 +182,7 @@ def _describe(app: FastAPI) -> None:
             parts = document.setdefault("components", {}).setdefault("schemas", {})
             for model in (schemas.Problem, schemas.FromUrl):
                 parts[model.__name__] = model.model_json_schema()
+            examples.add(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -17,30 +17,15 @@ function resolve(part) {
   );
 }
 
-/** A value that fits the schema: its own example, or one made of its parts. */
-export function example(given, depth = 0) {
-  const schema = resolve(given);
-  if (schema.examples?.length) return schema.examples[0];
-  if ("example" in schema) return schema.example;
-  if ("const" in schema) return schema.const;
-  if (schema.enum) return schema.enum[0];
-  const choice = (schema.anyOf ?? schema.oneOf)?.find((one) => one.type !== "null");
-  if (choice) return depth > 6 ? null : example(choice, depth + 1);
-  if (schema.allOf) return Object.assign({}, ...schema.allOf.map((one) => example(one, depth + 1)));
-  if ("default" in schema && schema.default !== null) return schema.default;
-  if (schema.type === "array") return depth > 6 ? [] : [example(schema.items, depth + 1)];
-  if (schema.type === "object" || schema.properties)
-    return Object.fromEntries(
-      Object.entries(schema.properties ?? {}).map(([name, one]) => [name, example(one, depth + 1)]),
-    );
-  return (
-    {
-      integer: 1,
-      number: 0.5,
-      boolean: true,
-      string: schema.format === "binary" ? "(a file)" : "…",
-    }[schema.type] ?? null
-  );
+/** The example that the document gives of a parameter, a request or an answer. */
+function example(holder) {
+  return holder.example ?? resolve(holder.schema).examples?.[0];
+}
+
+/** As it stands in a shell between single quotes. */
+function quoted(value) {
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 /** Text with what stands between backticks as code. */
@@ -54,25 +39,25 @@ function curl(method, path, operation, contents) {
     .map(resolve)
     .filter((one) => one.in === "query" && one.required);
   const search = query
-    .map((one) => `${one.name}=${encodeURIComponent(example(one.schema))}`)
+    .map((one) => `${one.name}=${encodeURIComponent(example(one))}`)
     .join("&");
   const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
   const first = `curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${base}${path}${search && `?${search}`}`;
   const forms = [];
   if (contents?.["application/json"]) {
-    const body = JSON.stringify(example(contents["application/json"].schema)).replaceAll(
-      "'",
-      "'\\''",
-    );
-    forms.push(['-H "Content-Type: application/json"', `-d '${body}'`]);
+    const body = quoted(example(contents["application/json"]));
+    forms.push(['-H "Content-Type: application/json"', `-d ${body}`]);
   }
   if (contents?.["multipart/form-data"]) {
     const { properties = {} } = resolve(contents["multipart/form-data"].schema);
     const isFile = (part) => resolve(part.items ?? part).format === "binary";
+    const given = example(contents["multipart/form-data"]) ?? {};
+    const field = ([name, part]) =>
+      isFile(part) ? `-F ${name}=@FILE` : `-F ${quoted(`${name}=${JSON.stringify(given[name])}`)}`;
     forms.push(
-      Object.entries(properties).map(
-        ([name, part]) => `-F ${name}=${isFile(part) ? "@FILE" : "…"}`,
-      ),
+      Object.entries(properties)
+        .filter(([name, part]) => isFile(part) || name in given)
+        .map(field),
     );
   }
   if (!forms.length) return first;
@@ -107,7 +92,8 @@ function parameters(operation) {
 function responses(operation) {
   return Object.entries(operation.responses ?? {}).map(([status, given]) => {
     const response = resolve(given);
-    const json = response.content?.["application/json"]?.schema;
+    const [type, content] = Object.entries(response.content ?? {})[0] ?? [];
+    const shown = content && example(content);
     const types = Object.keys(response.content ?? {}).join(", ");
     return [
       h(
@@ -117,10 +103,12 @@ function responses(operation) {
         h(
           "span",
           { class: "small-print" },
-          [response.description, !json && types].filter(Boolean).join("; "),
+          [response.description, type !== "application/json" && types].filter(Boolean).join("; "),
         ),
       ),
-      json && status < "300" && h("pre", { tabindex: 0 }, JSON.stringify(example(json), null, 2)),
+      shown !== undefined &&
+        status < "300" &&
+        h("pre", { tabindex: 0 }, typeof shown === "string" ? shown : JSON.stringify(shown, null, 2)),
     ];
   });
 }

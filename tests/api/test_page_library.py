@@ -156,4 +156,8 @@ def test_the_reference_needs_no_other_server(page: Page, site: str) -> None:
     upload = page.locator(".endpoint", has_text="/v1/collections/{name}/documents").nth(1)
     upload.locator("summary").click()
     expect(upload).to_contain_text("-F files=@FILE")
+    expect(upload).to_contain_text('"kind": "ingest"')
+    chat = page.locator(".endpoint", has_text="/v1/chat/completions")
+    chat.locator("summary").click()
+    expect(chat).to_contain_text('"content":"What is the capital of Japan?"')
     assert all(url.startswith(site) for url in asked)
