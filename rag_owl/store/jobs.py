@@ -125,6 +125,11 @@ def _one_at_a_time(session: Session, collection_key: int | None) -> None:
     session.execute(whose.with_for_update())
 
 
+def has_unfinished(session: Session) -> bool:
+    found = session.scalar(select(JobRow.id).where(JobRow.state.in_(UNFINISHED)).limit(1))
+    return found is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A job that is not finished, whoever may be working on it."""
