@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api import cli_eval, cli_model, cli_safety, cli_service, cli_train
+from rag_owl.api import cli_eval, cli_model, cli_reindex, cli_safety, cli_service, cli_train
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_service.keys, name="keys")
+app.command()(cli_reindex.reindex)
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
 app.command()(cli_service.worker)

@@ -66,6 +66,55 @@ class CollectionInfo(BaseModel):
     picture_embedder: str | None
 
 
+class Reindex(In):
+    action: Literal["build", "switch", "rollback", "drop"] = "build"
+    text_embedder: Annotated[Text, Field(min_length=1, max_length=500)] | None = Field(
+        None, description="null: as it is.", examples=["all-MiniLM-L6-v2"]
+    )
+    picture_embedder: Annotated[Text, Field(min_length=1, max_length=500)] | None = Field(
+        None, examples=["owl-nano-eyes"]
+    )
+    index_type: Literal["auto", "flat", "hnsw", "ivf"] | None = None
+    answerer: Annotated[Text, Field(min_length=1, max_length=500)] | None = Field(
+        None, description="It looks at every picture now, where it remembers them."
+    )
+    hold: bool = Field(False, description="Build and compare; leave the switch for later.")
+
+
+class Comparison(BaseModel):
+    """Overlaps are fractions of the k best, from 0 to 1; times are of a whole search."""
+
+    basis: Literal["questions", "items"] = Field(
+        description="Stored questions; where there are none, texts of items."
+    )
+    questions: int
+    failed: int = Field(description="That one of the two could not be asked.")
+    same_documents: float | None
+    same_locations: float | None
+    same_first: float | None
+    live_ms: float | None
+    live_p95_ms: float | None
+    new_ms: float | None
+    new_p95_ms: float | None
+    note: str | None
+
+
+class Generation(BaseModel):
+    generation: int
+    state: Literal["building", "ready", "live", "kept"]
+    splitter: int
+    text_embedder: str
+    text_dimension: int
+    picture_embedder: str
+    picture_dimension: int
+    vector_engine: str
+    index_type: str
+    vectors: int
+    created_at: float = Field(description="Seconds since the epoch.")
+    live_since: float | None
+    comparison: Comparison | None = Field(description="With the one that was live then.")
+
+
 class Document(BaseModel):
     id: str
     collection: str = Field(examples=["flags"])

@@ -153,16 +153,15 @@ def _latency(seconds: Sequence[float]) -> tuple[float | None, float | None]:
 
 def in_words(comparison: Mapping[str, Any]) -> str:
     """One line for people."""
-    what = (
-        "stored questions"
-        if comparison["basis"] == "questions"
-        else ("texts of its items (no question is stored yet)")
-    )
-    if not comparison["questions"]:
-        reason = comparison.get("note") or "there is nothing to ask"
-        return f"not compared: {reason}"
+    number = comparison["questions"]
+    if not number:
+        return f"not compared: {comparison.get('note') or 'there is nothing to ask'}"
+    plural = "" if number == 1 else "s"
+    what = f"stored question{plural}"
+    if comparison["basis"] == "items":
+        what = f"text{plural} of its items (no question is stored yet)"
     line = (
-        f"compared on {comparison['questions']} {what}: "
+        f"compared on {number} {what}: "
         f"{comparison['same_documents']:.0%} of documents and "
         f"{comparison['same_locations']:.0%} of places are the same, "
         f"{comparison['same_first']:.0%} of the first; "

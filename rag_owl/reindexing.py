@@ -54,7 +54,10 @@ def begin(
     else:
         parameters["generation"] = _target(session, collection, key, action)
     for job_id, theirs in generations.reindexes(session, key):
-        if theirs != parameters:
+        # Who waits for it decides about the switch afterwards.
+        if {**theirs, "hold": None} == {**parameters, "hold": None}:
+            return job_id
+        else:
             raise Conflict(
                 f"{collection} is being reindexed by job {job_id}; wait for it, or stop it with "
                 f"`rag-owl jobs {job_id} --cancel`"

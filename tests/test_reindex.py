@@ -1,4 +1,4 @@
-"""Reindexing: what was found before is found after, whatever happens meanwhile; on both databases."""
+"""Reindexing: what was found before is found after; on both databases."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_back_and_forth_with_what_came_and_went_meanwhile(owl: RagOwl, files: Pa
         assert owl.reindex("c", action="rollback").state == "done"
         assert states(owl) == state
         assert found_by_meaning(owl) == expected
-        hits = [h for h in owl.search("c", "owl sleeps", k=50, channels=("text",))]
+        hits = owl.search("c", "owl sleeps", k=50, channels=("text",))
         assert [h.item.revision for h in hits if h.item.document_name == "owl.txt"] == [2]
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from rag_owl import db
-from rag_owl.api import paging, schemas, wire
-from rag_owl.api.deps import MayAsk, MayIngest, Owl, Who
+from rag_owl.api import paging, reindexing, schemas, wire
+from rag_owl.api.deps import MayAdmin, MayAsk, MayIngest, Options, Owl, Who
 from rag_owl.api.errors import Problem
 from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.responses import problems
+from rag_owl.reindexing import begin
 from rag_owl.store import collections
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problems())
@@ -57,3 +58,48 @@ def create_collection(
 def get_collection(name: Name, owl: Owl) -> dict[str, Any]:
     with db.reading(owl.engine) as session:
         return wire.collection(collections.info(session, name))
+
+
+@router.get(
+    "/{name}/generations",
+    response_model=schemas.Listed[schemas.Generation],
+    responses=problems(404),
+    dependencies=[MayAsk],
+)
+def list_generations(name: Name, owl: Owl) -> dict[str, Any]:
+    """What its vectors were made with: those that are searched, before and being made."""
+    return {"data": [reindexing.generation(each) for each in owl.generations(name)]}
+
+
+@router.post(
+    "/{name}/reindex",
+    response_model=schemas.Job,
+    status_code=202,
+    responses=problems(404, 409),
+    dependencies=[MayAdmin],
+)
+def reindex_collection(
+    name: Name, wanted: schemas.Reindex, owl: Owl, settings: Options, who: Who
+) -> dict[str, Any]:
+    """Make its vectors anew beside those that are searched, compare, and switch.
+
+    `switch` makes live what was held, `rollback` what was live before; `drop` deletes all vectors
+    but the live ones. Names are those that the operator registered.
+    """
+    answerer = reindexing.check_names(
+        settings, wanted.text_embedder, wanted.picture_embedder, wanted.answerer
+    )
+    with db.writing(owl.engine) as session:
+        job_id = begin(
+            session,
+            name,
+            wanted.action,
+            text_embedder=wanted.text_embedder,
+            picture_embedder=wanted.picture_embedder,
+            index_type=wanted.index_type,
+            answerer=answerer,
+            hold=wanted.hold,
+            key_id=who.key_id,
+        )
+    owl.work_soon()
+    return wire.job(owl.job(job_id))
