@@ -1,4 +1,4 @@
-"""`rag-owl serve`, `mcp`, `worker` and `keys`."""
+"""`rag-owl serve`, `mcp`, `worker`, `migrate` and `keys`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,35 @@ def worker(
     from rag_owl.api.worker import work
 
     work(data, until_closed)
+
+
+def migrate(
+    data: Data = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for a database that starts.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database to this version's schema, before services and workers start.
+
+    An SQLite database is copied first. Opening a data folder does the same; on several machines
+    one alone should.
+    """
+    from rag_owl import db
+    from rag_owl.client import RagOwl
+
+    before, now = _schema_before(data, wait), db.SCHEMA
+    with RagOwl.open(data, work_jobs=False) as owl:
+        if owl.engine.dialect.name == "postgresql":
+            from rag_owl.job_queue import prepare_queue
+
+            prepare_queue(owl.engine)
+    if as_json:
+        _print_json({"before": before, "schema": now})
+    elif before == now:
+        out.print(f"The database has schema {now}; nothing to do.", highlight=False)
+    else:
+        out.print(f"The database has schema {now} now (before: {before or 'none'}).")
 
 
 @keys.command("create")
@@ -145,6 +174,30 @@ def revoke_key(
         _print_json(asdict(revoked))
     else:
         out.print(f"{revoked.id} opens nothing any more.", highlight=False)
+
+
+def _schema_before(data: Path | None, wait: float) -> str | None:
+    """The schema of a database that may be starting just now."""
+    from rag_owl import db
+    from rag_owl.errors import DatabaseUnavailable
+    from rag_owl.schema import stored_schema
+    from rag_owl.settings import read_settings
+
+    settings = read_settings(data=data)
+    if settings.database_url is None and not (settings.data / "rag_owl.db").is_file():
+        return None  # looking would make it
+    engine = db.connect(settings.database)
+    until = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                return stored_schema(engine)
+            except DatabaseUnavailable:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(1)
+    finally:
+        engine.dispose()
 
 
 def _seconds(given: str) -> float:
