@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
+from typing import Any
 
 from limits import RateLimitItem, parse
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -17,6 +18,13 @@ from rag_owl.settings import Settings
 
 log = logs.get_logger(__name__)
 
+# A server that says nothing must not make every request wait.
+_REDIS: dict[str, Any] = {
+    "implementation": "redispy",
+    "socket_timeout": 1.0,
+    "socket_connect_timeout": 1.0,
+}
+
 
 class RateLimits:
     """Counts in memory, or in Redis where several processes share the counts."""
@@ -27,7 +35,7 @@ class RateLimits:
         self._address = _rate("address_rate", settings.address_rate)
         url = settings.rate_storage
         try:
-            options = {"implementation": "redispy"} if url.startswith("redis") else {}
+            options = _REDIS if url.startswith("redis") else {}
             storage = storage_from_string(f"async+{url}", **options)
         except Exception as error:
             raise InvalidSettings(
