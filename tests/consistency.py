@@ -1,24 +1,44 @@
-"""Whether a data folder on SQLite is of one piece: rows, words, segments, tombstones, blobs."""
+"""Whether a data folder and its database are of one piece: rows, words, vectors, blobs."""
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rag_owl import db
 
-def problems(data: Path) -> list[str]:
-    """What is wrong; empty for a sound folder without unfinished jobs."""
-    with closing(sqlite3.connect(f"file:{data}/rag_owl.db?mode=ro", uri=True)) as connection:
+Rows = Callable[..., list[Any]]
 
-        def rows(statement: str, *values: Any) -> list[Any]:
-            return connection.execute(statement, values).fetchall()
 
+@contextmanager
+def _sqlite(file: Path) -> Iterator[Rows]:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        yield lambda statement, *values: connection.execute(statement, values).fetchall()
+
+
+@contextmanager
+def _postgresql(url: str) -> Iterator[Rows]:
+    engine = db.connect(url)
+    with engine.connect() as connection:
+        yield lambda statement, *values: [
+            tuple(row)
+            for row in connection.exec_driver_sql(statement.replace("?", "%s"), values or None)
+        ]
+    engine.dispose()
+
+
+def problems(data: Path, url: str = "") -> list[str]:
+    """What is wrong; empty for a sound folder without unfinished jobs. url: of a PostgreSQL."""
+    with _postgresql(url) if url else _sqlite(data / "rag_owl.db") as rows:
         found = []
-        if rows("PRAGMA integrity_check") != [("ok",)] or rows("PRAGMA foreign_key_check"):
+        if not url and (
+            rows("PRAGMA integrity_check") != [("ok",)] or rows("PRAGMA foreign_key_check")
+        ):
             found.append("SQLite is not sound")
         if names := rows(
             "SELECT d.name FROM revisions r JOIN documents d ON d.key = r.document_key "
@@ -47,7 +67,9 @@ def problems(data: Path) -> list[str]:
                 "WHERE r.current"
             )
         }
-        in_words = {key for (key,) in rows("SELECT rowid FROM item_words")}
+        in_words = {
+            key for (key,) in rows(f"SELECT {'item_key' if url else 'rowid'} FROM item_words")
+        }
         if current != in_words:
             found.append(f"words: {len(current - in_words)} lack, {len(in_words - current)} extra")
         known = {name for (name,) in rows("SELECT id FROM segments")}
