@@ -101,12 +101,23 @@ def _known(kind: str, given: str) -> str:
 
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where to write it.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", help="Write questions about it with their answers, as JSONL."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the sample collection: flags drawn by code, and facts about their countries."""
     from rag_owl.sample import write_sample
 
     written = write_sample(folder)
+    if questions is not None:
+        from rag_owl.evaluation.journal import write_whole
+        from rag_owl.sample.questions import sample_questions
+
+        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_questions())
+        write_whole(questions, "".join(rows))
     if as_json:
         _print_json({"folder": str(folder), "files": len(written)})
     else:

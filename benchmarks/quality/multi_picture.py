@@ -36,6 +36,7 @@ from rag_owl.types import Context, Draft, Question
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _NUMBER = re.compile(rf"\d+|\b(?:{'|'.join([*WORDS, *ORDINALS[1:], 'none'])})\b", re.I)
+_PRONOUN = re.compile(rf"\b({'|'.join([*ORDINALS[1:], 'the', 'this', 'that'])})\s+one\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def is_right(draft: Draft, case: Case) -> bool:
     if case.answer in ("yes", "no"):
         found = re.match(r"\W*(yes|no)\b", said, re.I)
         return found is not None and found[1].lower() == case.answer
-    return {number_of(word) for word in _NUMBER.findall(said)} == {int(case.answer)}
+    numbers = _NUMBER.findall(_PRONOUN.sub(r"\1", said))
+    return {number_of(word) for word in numbers} == {int(case.answer)}
 
 
 def number_of(word: str) -> int:

@@ -6,6 +6,7 @@ at the next start; its question is asked again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -125,8 +126,9 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _unwritable(path.parent, error) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DataFolderError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _whole_lines(path: Path) -> int:

@@ -229,7 +229,8 @@ def _retrieval(searches: Mapping[str, Row], asked: Sequence[Asked]) -> dict[str,
             for each in asked
             if each.id in searches and channel in searches[each.id]
         ]
-        if not ranks:
+        nothing = all(rank is None for each in ranks for rank in each)
+        if not ranks or (channel == "picture" and nothing):  # a collection without pictures
             continue
         recall = {k: [scores.recall_at(each, k) for each in ranks] for k in CUTOFFS}
         reciprocal = [scores.reciprocal_rank(each) for each in ranks]
