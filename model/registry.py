@@ -46,6 +46,7 @@ class Surroundings:
     remote: Mapping[str, RemoteModel] = field(default_factory=dict)  # those behind servers
     local: Local = field(default_factory=Local)
     objects: ObjectStore | None = None  # where machines share what their models remember
+    abstain_below: float | None = None  # probability that the sources hold the answer
 
 
 def load_answerer(name: str, around: Surroundings) -> Answerer:
@@ -57,11 +58,11 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     if name == SENTENCES:
         from rag_owl.model.sentences import SentencesAnswerer
 
-        return SentencesAnswerer(around.text_embedder())
+        return SentencesAnswerer(around.text_embedder(), abstain_below=around.abstain_below)
     if name == NANO:
         from rag_owl.model.nano import NanoAnswerer
 
-        return NanoAnswerer.load(around.blobs)
+        return NanoAnswerer.load(around.blobs, abstain_below=around.abstain_below)
     if name in around.remote:
         from rag_owl.model.remote import RemoteAnswerer
 
@@ -77,7 +78,7 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     if (Path(name) / "manifest.json").is_file():  # owl-nano, trained further
         from rag_owl.model.nano import NanoAnswerer
 
-        further = NanoAnswerer.load(around.blobs, Path(name))
+        further = NanoAnswerer.load(around.blobs, Path(name), around.abstain_below)
         further.name = Path(name).name
         return further
     from rag_owl.model import adapter

@@ -7,9 +7,10 @@ abstains.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rag_owl.ports import TextEmbedder
 from rag_owl.sentences import sentence_spans
@@ -18,6 +19,8 @@ from rag_owl.types import Attribution, Context, Draft
 
 ABSTENTION = "The collection does not seem to hold an answer to this question."
 THRESHOLD = 0.5  # cosine of question and sentence under all-MiniLM-L6-v2
+# By logistic regression on validation questions: python -m benchmarks.quality.abstention
+SLOPE, OFFSET = 9.0, -5.5
 _MARGIN = 0.05  # a second and third sentence must come this near to the best
 _MOST = 3
 # With a picture the subject is given by what is seen, and the sentence names what the words do not.
@@ -41,13 +44,21 @@ class SentencesAnswerer:
 
     name = "sentences"
 
-    def __init__(self, embedder: TextEmbedder, threshold: float = THRESHOLD) -> None:
+    def __init__(
+        self,
+        embedder: TextEmbedder,
+        threshold: float = THRESHOLD,
+        abstain_below: float | None = None,
+    ) -> None:
+        """abstain_below: probability that the sources hold the answer, instead of the threshold."""
         self._embedder = embedder
         self._threshold = threshold
+        self._abstain_below = abstain_below
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
         candidates = _sentences(context, _shown_by_picture(context) & _about_names(context))
         chosen: list[_Sentence] = []
+        likely = 0.0
         if candidates:
             titles = [context.sources[c.source].item.title for c in candidates]
             vectors = self._embedder.embed_texts(
@@ -55,13 +66,17 @@ class SentencesAnswerer:
                 [f"{t}: {c.text}" for t, c in zip(titles, candidates, strict=True)]
             )
             scores = vectors @ self._embedder.embed_query(context.question.text)
-            least = max(self._threshold_for(context), float(scores.max()) - _MARGIN)
+            best = float(scores.max())
+            likely = answerable(best)
+            least = max(self._threshold_for(context), best - _MARGIN)
+            if self._abstain_below is not None:
+                least = best - _MARGIN if likely >= self._abstain_below else math.inf
             for at in sorted(range(len(candidates)), key=lambda at: -scores[at]):
                 if scores[at] < least or len(chosen) == _MOST:
                     break
                 if candidates[at].text not in {other.text for other in chosen}:
                     chosen.append(candidates[at])
-        draft = _write(chosen, self.name)
+        draft = replace(_write(chosen, self.name), answerable=likely)
         if on_text:
             on_text(draft.text)
         return draft
@@ -70,6 +85,11 @@ class SentencesAnswerer:
         if context.question.pictures:
             return min(self._threshold, _THRESHOLD_WITH_PICTURE)
         return self._threshold
+
+
+def answerable(cosine: float) -> float:
+    """The probability that the sources hold the answer, from the best sentence's cosine."""
+    return 1 / (1 + math.exp(-(SLOPE * cosine + OFFSET)))
 
 
 def _about_names(context: Context) -> set[int]:

@@ -19,8 +19,9 @@ from rag_owl.types import Bearing, Claim, Item, Support, Verdict
 
 ORDER: tuple[Verdict, ...] = ("unsupported", "unchecked", "partly", "supported")  # the best last
 _SAME_MATTER = 0.6  # of a statement's terms in one sentence: that speaks of the same
+_SAME_SENTENCE = 0.7  # of a sentence's terms in another one: the same with something changed
 _CANDIDATES = 2  # sources that a statement without a marker is compared with
-_NAME_OR_NUMBER = re.compile(r"\d(?:[\d,.]*\d)?|\b[^\W\d_a-z][\w'’-]+")
+_NAME_OR_NUMBER = re.compile(r"\d(?:[\w,.]*\w)?|\b[^\W\d_a-z][\w'’-]+")
 LONGEST = 4_000  # characters of one statement that are compared
 _SMALL_WORDS = """
 a an the in on at of to by for from with and or but as if it its he she they we you i his her their
@@ -51,6 +52,8 @@ class Checker:
         self._load = judge
         self._loaded: tuple[Judge | None] | None = None
         self._known: dict[tuple[str, int], Bearing | None] = {}
+        self._whole: dict[int, set[str]] = {}
+        self._near: dict[tuple[str, int], tuple[float, str]] = {}
 
     @property
     def sources(self) -> int:
@@ -66,23 +69,36 @@ class Checker:
         """One verdict each; the judge reads all that it has to in one batch."""
         verbatim = [self._verbatim(each) for each in asked]
         unsure = [a for a, v in zip(asked, verbatim, strict=True) if a.bare or not v]
-        self._judge([(self._said(each), each.source) for each in unsure if each.statement])
+        self._judge([(self._said(each), each.source, each.bare) for each in unsure])
         return [self._support(each, v) for each, v in zip(asked, verbatim, strict=True)]
 
     def contradicting(self, statement: str, cited: Sequence[int], bare: bool = False) -> list[int]:
         """Sources beside the cited ones that speak of the same and say something else."""
         said = declare(self._question, statement) if bare else statement
-        candidates = [
-            source
-            for source in range(len(self._items))
-            if source not in cited and self._says_otherwise(said, source)
-        ]
-        if not candidates or self.judge is None:
-            return []
-        self._judge([(said, source) for source in candidates])
-        least = self.judge.contradicted_from
-        found = [(source, self._known.get((said, source))) for source in candidates]
-        return [s for s, b in found if b is not None and b.contradicted >= least]
+        others = [source for source in range(len(self._items)) if source not in cited]
+        found = {o for o in others for c in cited if self._twin(said, c, o)}
+        candidates = [source for source in self.denying(said, cited) if source not in found]
+        if candidates and self.judge is not None:
+            self._judge([(said, source, bare) for source in candidates])
+            least = self.judge.contradicted_from
+            for source in candidates:
+                bearing = self._known.get((said, source))
+                if bearing is not None and bearing.contradicted >= least:
+                    found.add(source)
+        return sorted(found)
+
+    def denying(self, statement: str, cited: Sequence[int]) -> list[int]:
+        """Those whose words make it worth asking the judge, the nearest ones."""
+        found = []
+        for source in range(len(self._items)):
+            if source in cited:
+                continue
+            share, sentence = self._nearest(statement, source)
+            if share >= _SAME_MATTER and any(
+                self._gone(statement, sentence, c, source) for c in cited
+            ):
+                found.append((-share, source))
+        return [source for _, source in sorted(found)[:_CANDIDATES]]
 
     def best(self, statement: str) -> int | None:
         """The source that bears out a statement without a marker, if there is one."""
@@ -104,9 +120,17 @@ class Checker:
             return False
         if asked.quote is not None and plain in _plain(asked.quote):
             return True
-        # Without a place only a whole sentence counts: a name stands in many texts.
-        text = _plain(self._items[asked.source].text or "")
-        return not asked.bare and plain[-1:] in ".!?。！？" and plain in text
+        # Without a place only whole sentences count: a name stands in many texts.
+        if asked.bare or plain[-1] not in ".!?。！？":
+            return False
+        there = self._sentences(asked.source)
+        return all(plain[a:b] in there for a, b in sentence_spans(plain))
+
+    def _sentences(self, source: int) -> set[str]:
+        if source not in self._whole:
+            text = self._items[source].text or ""
+            self._whole[source] = {_plain(text[a:b]) for a, b in sentence_spans(text)}
+        return self._whole[source]
 
     def _support(self, asked: Asked, verbatim: bool) -> Support:
         """A bare answer ("Lima") also stands in its item, but says nothing alone: where the judge
@@ -125,30 +149,52 @@ class Checker:
         contradicted = verdict == "unsupported" and bearing.contradicted >= judge.contradicted_from
         return Support(verdict, entailment=bearing.supported, contradicted=contradicted)
 
-    def _judge(self, pairs: Sequence[tuple[str, int]]) -> None:
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+    def _judge(self, wanted: Sequence[tuple[str, int, bool]]) -> None:
+        """statement, source, and whether the answerer itself pointed at the answer: then a judge
+        that would ask its pointer again learns nothing from the question."""
+        new = {(s, at): bare for s, at, bare in wanted if s and (s, at) not in self._known}
         if not new or self.judge is None:
             return
-        claims = [Claim(said[:LONGEST], self._items[at], self._question) for said, at in new]
+        claims = [
+            Claim(said[:LONGEST], self._items[at], None if bare else self._question)
+            for (said, at), bare in new.items()
+        ]
         self._known |= zip(new, self.judge.judge_all(claims), strict=True)
 
     def _nearest(self, statement: str, source: int) -> tuple[float, str]:
         """The sentence of a source that shares most terms with a statement, and which share."""
+        known = self._near.get((statement, source))
+        if known is not None:
+            return known
         wanted = set(index_terms(statement[:LONGEST]))
         text = self._items[source].text or ""
         best = (0.0, "")
         for start, end in sentence_spans(text):
             shared = len(wanted & set(index_terms(text[start:end]))) / max(1, len(wanted))
             best = max(best, (shared, text[start:end]), key=lambda one: one[0])
+        self._near[statement, source] = best
         return best
 
-    def _says_otherwise(self, statement: str, source: int) -> bool:
-        """Whether a sentence of it speaks of the same with another name or number in it."""
-        share, sentence = self._nearest(statement, source)
-        if share < _SAME_MATTER:
+    def _twin(self, statement: str, cited: int, source: int) -> bool:
+        """Whether the sentence that a statement rests on stands in another source as well, but
+        without a name or number that the statement gives in answer to the question."""
+        ground = self._nearest(statement, cited)[1]
+        share, sentence = self._nearest(ground, source)
+        if share < _SAME_SENTENCE:
             return False
-        there = set(index_terms(sentence))
-        return any(not set(index_terms(name)) <= there for name in names_and_numbers(statement))
+        gone = self._gone(ground, sentence, cited, source)
+        return bool(gone & set(index_terms(statement)))
+
+    def _gone(self, said: str, sentence: str, cited: int, source: int) -> set[str]:
+        """The terms of names and numbers that another source's sentence lacks. None at all where
+        it lacks what was asked about, or what the cited item is about: then it speaks of something
+        else."""
+        own, other = self._items[cited], self._items[source]
+        there = set(index_terms(f"{sentence} {other.title} {other.heading}"))
+        named = [set(index_terms(name)) for name in names_and_numbers(said)]
+        gone = set().union(*named) - there
+        subject = set(index_terms(f"{self._question} {own.title} {own.heading}"))
+        return set() if gone & subject or set(index_terms(own.title)) - there else gone
 
 
 def names_and_numbers(text: str) -> list[str]:

@@ -61,6 +61,7 @@ class Models:
                 limits=limits,
             ),
             objects,
+            settings.abstain_below,
         )
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder

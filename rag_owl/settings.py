@@ -169,6 +169,13 @@ class Settings(BaseSettings):
         "auto", description="Where a checkpoint runs: `auto` (a GPU where there is one), `cpu`, …"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    abstain_below: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability that the collection holds the answer below which `sentences` and "
+        "`owl-nano` give none. Default: where they keep nine of ten answerable questions.",
+    )
         None, description="In which numbers it runs. Default: those of its checkpoint."
     )
     quantize: Literal["8bit", "4bit"] | None = Field(

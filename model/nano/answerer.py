@@ -18,17 +18,18 @@ from torch import Tensor
 
 from rag_owl.errors import InvalidQuestion, RagOwlError
 from rag_owl.media import decode_picture
-from rag_owl.model.nano import language, minilm, weights
+from rag_owl.model.attribution import region
+from rag_owl.model.nano import ablation, language, minilm, regions, weights
 from rag_owl.model.nano.embedder import see, weigh
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
-from rag_owl.model.nano.pointing import Span, spans
-from rag_owl.model.nano.reader import Reader, Reading, Rows, Sight
+from rag_owl.model.nano.pointing import Span, better, shares, spans
+from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows, Sight
 from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
-from rag_owl.ports import BlobStore
+from rag_owl.ports import BlobStore, Grounding
 from rag_owl.sentences import sentence_spans
 from rag_owl.terms import query_terms
-from rag_owl.types import Attribution, Context, Draft
+from rag_owl.types import Attribution, Box, Context, Draft
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -64,15 +65,33 @@ class NanoAnswerer:
         self._calibration = calibration
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
+        self.grounding = Grounding()
+        self._pointing: tuple[NDArray[np.float64], float] | None = None  # weights of regions.maps
 
     @classmethod
-    def load(cls, blobs: BlobStore, folder: Path = weights.FOLDER) -> NanoAnswerer:
+    def load(
+        cls, blobs: BlobStore, folder: Path = weights.FOLDER, abstain_below: float | None = None
+    ) -> NanoAnswerer:
         """From the bundled files; `blobs` is where pictures are read from.
 
-        Raises `InvalidCheckpoint` when a file is missing or damaged.
+        abstain_below: probability that the sources hold the answer below which it gives none;
+        None: the one that keeps nine of ten answerable questions. Raises `InvalidCheckpoint` when
+        a file is missing or damaged.
         """
         eyes, reader = weights.load_eyes(folder), weights.load_reader(folder)
-        return cls(eyes, reader, blobs, weights.manifest(folder)["calibration"])
+        calibration = weights.manifest(folder)["calibration"]
+        evidence = weights.evidence(folder) or {}
+        calibration |= {k: v for k, v in evidence.get("answerable", {}).items() if k in calibration}
+        if abstain_below is not None:
+            calibration["threshold"] = abstain_below
+        model = cls(eyes, reader, blobs, calibration)
+        model.grounding = Grounding(**evidence.get("grounding", {}).get("thresholds", {}))
+        pointing = evidence.get("pointing")
+        wanted = regions.names(reader.config.hyper_layers, reader.config.heads)
+        if pointing is not None and list(pointing["weights"]) == wanted:
+            chosen = np.array(list(pointing["weights"].values()))
+            model._pointing = (chosen, float(pointing["offset"]))
+        return model
 
     def answer(self, context: Context, on_text: Callable[[str], None] | None = None) -> Draft:
         """Raises `InvalidQuestion` when one of the user's pictures cannot be read."""
@@ -90,7 +109,7 @@ class NanoAnswerer:
             return self._compare(context, user, items)
         found = self.point(context, user, items)
         likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
-        if found and likely >= self._calibration["threshold"]:
+        if found and likely >= self.threshold:
             return self._write(context, found, likely)
         if user and _WHAT_IS_IT.search(context.question.text):
             shown = self._recognise(context, user, items)
@@ -103,6 +122,11 @@ class NanoAnswerer:
         kind = "pictured" if pictured else "plain"
         slope, offset = (self._calibration[f"{kind}_{p}"] for p in ("slope", "offset"))
         return 1 / (1 + math.exp(-max(min(slope * score + offset, 30.0), -30.0)))
+
+    @property
+    def threshold(self) -> float:
+        """`Draft.answerable` below which it gives no answer."""
+        return self._calibration["threshold"]
 
     def best(self, context: Context) -> Span | None:
         """The best span whatever the threshold; None where no source has text."""
@@ -118,9 +142,7 @@ class NanoAnswerer:
         found: dict[int, Span] = {}
         for window in self._windows_of(context):  # one by one: a short one is not padded
             for span in spans(self._read([window], user, items), [window]):
-                known = found.get(span.item)
-                if known is None or span.score > known.score:
-                    found[span.item] = span
+                found[span.item] = better(span, found.get(span.item))
         return sorted(found.values(), key=lambda s: -s.score)
 
     def _read(
@@ -130,42 +152,105 @@ class NanoAnswerer:
         items: Sequence[Seen | None] = (),
         watch: bool = False,
     ) -> Reading:
+        return self._reader.infer(self._rows(windows, user, items), watch)
+
+    def _rows(
+        self, windows: Sequence[Window], user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> Rows:
         rows = collate(windows)
         # It was trained to read without pictures, and to look where the user shows one.
         if user:
             self._show(rows, windows, user, items)
-        return self._reader.infer(rows, watch)
+        return rows
 
     def heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
         """Which patches the reader looked at while it read one source.
 
-        -> per user's picture and for the source's own (None where it has none) a (G, G) map: the
-        mass that the source's tokens gave to each patch through the gates of the hyper layers,
-        averaged over layers and heads, row by row from the top left. Empty without a picture of the
-        user's: then the texts are read alone.
+        -> per user's picture and for the source's own (None where it has none) a (G, G) map, row
+        by row from the top left. The user's: what the source's tokens paid to each patch, averaged
+        over hyper layers and heads. The source's own: how likely each patch shows what the user
+        shows (`regions`). Empty without a picture of the user's: then the texts are read alone.
         """
         with self._lock:
-            return self._heatmap(context, source)
+            user, items = self.look_at(context)
+            windows = self._windows_of(context)
+            if not windows or not user:
+                return [], None
+            attention = self._attention(windows, user, items, source)
+            side = self._eyes.config.grid
+            shown = [a.mean((0, 1)).view(side, side).numpy() for a in attention[:-1]]
+            own = items[source]
+            return shown, self._region(attention[-1], user, own) if own is not None else None
 
-    def _heatmap(self, context: Context, source: int) -> tuple[list[Floats], Floats | None]:
-        user, items = self.look_at(context)
-        windows = self._windows_of(context)
-        if not windows or not user:
-            return [], None
-        self._read(windows, user, items, watch=True)
-        layers = [m for layer in self._reader.layers if (m := layer.watched) is not None]
-        mass = torch.stack([torch.as_tensor(m) for m in layers]).mean(0)[..., :-1]  # no pooled one
+    def _attention(
+        self,
+        windows: Sequence[Window],
+        user: Sequence[Seen],
+        items: Sequence[Seen | None],
+        source: int,
+    ) -> list[Tensor]:
+        """What a source's tokens paid to the patches of each of the user's pictures and, last, of
+        its own: (L, H, P) each, the mean over its tokens."""
+        c, layers = self._reader.config, len(self._reader.config.hyper_layers)
+        total = torch.zeros(len(user) + 1, layers, c.heads, self._eyes.config.patches)
+        pieces = 0
+        for window in windows:
+            of_source = [i for i, piece in enumerate(window.pieces) if piece.item == source]
+            if not of_source:
+                continue
+            self._read([window], user, items, watch=True)
+            seen = [layer.watched for layer in self._reader.layers if layer.watched is not None]
+            for i in of_source:
+                start, end = window.piece_range(i)
+                views = [*range(len(user)), len(user) + i]
+                for at, mass in enumerate(seen):
+                    # (H, T, N, P) -> (N, H, P), without the pooled token
+                    part = torch.as_tensor(mass)[0, :, start:end, views, :-1].mean(1)
+                    total[:, at] += part.transpose(0, 1)
+            pieces += len(of_source)
+        for layer in self._reader.layers:
+            layer.watched = None
+        return list(total / max(1, pieces))
+
+    def maps(
+        self, context: Context, source: int
+    ) -> Floats:  # what heatmaps are read off, for calibrating
+        """(M, P) of a source's own picture; see `regions.maps`."""
+        with self._lock:
+            user, items = self.look_at(context)
+            own = items[source]
+            assert own is not None
+            attention = self._attention(self._windows_of(context), user, items, source)
+            return self._maps(attention[-1], user, own)
+
+    def attention(self, context: Context, source: int) -> Floats:
+        """(G, G): what a source's tokens paid to its own picture, all heads alike."""
+        with self._lock:
+            user, items = self.look_at(context)
+            own = self._attention(self._windows_of(context), user, items, source)[-1]
+            side = self._eyes.config.grid
+            alike: Floats = own.mean((0, 1)).view(side, side).numpy()
+            return alike
+
+    @staticmethod
+    def box(heatmap: Floats) -> Box:
+        """What a heatmap points at, in fractions of the picture."""
+        return region(torch.from_numpy(heatmap).flatten())
+
+    @property
+    def reader_config(self) -> ReaderConfig:
+        return self._reader.config
+
+    def _maps(self, attention: Tensor, user: Sequence[Seen], own: Seen) -> Floats:
+        nearest = max(user, key=lambda seen: self.likeness(seen, own))
+        return regions.maps(attention, self._eyes, (own.features, nearest.features), nearest.pooled)
+
+    def _region(self, attention: Tensor, user: Sequence[Seen], own: Seen) -> Floats:
         side = self._eyes.config.grid
-        maps = torch.zeros(len(user) + 1, side, side)
-        for b, window in enumerate(windows):
-            for i, piece in enumerate(window.pieces):
-                if piece.item == source:
-                    start, end = window.piece_range(i)
-                    seen = mass[b, start:end].mean(0)  # (N, G*G)
-                    own = seen[[*range(len(user)), len(user) + i]]
-                    maps += own.view(-1, side, side)
-        *shown, own_map = (m.numpy() for m in maps)
-        return shown, own_map if items[source] is not None else None
+        if self._pointing is None:
+            plain: Floats = attention.mean((0, 1)).view(side, side).numpy()
+            return plain
+        return regions.read_off(self._maps(attention, user, own), *self._pointing)
 
     def _windows_of(self, context: Context) -> list[Window]:
         items = [s.item for s in context.sources]
@@ -177,6 +262,16 @@ class NanoAnswerer:
         flat = tokenise(self._tokenizer, [question, *[t for item in items for t in item]])
         pairs = [(flat[1 + 2 * i].ids, flat[2 + 2 * i]) for i in range(len(items))]
         return pack(flat[0].ids, pairs)
+
+    def ablate(self, context: Context, draft: Draft) -> list[float | None]:
+        """Implements `rag_owl.ports.Ablator`; see `ablation`."""
+        with self._lock:
+            user, items = self.look_at(context)
+            windows = self._windows_of(context)
+            if not windows:
+                return [None] * len(draft.attributions)
+            read = lambda shown: self._rows(shown, user, items)  # noqa: E731
+            return ablation.drops(self._reader, windows, read, context, draft)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -260,7 +355,7 @@ class NanoAnswerer:
         chosen = [found[0]]
         pictured = bool(context.question.pictures)
         if not pictured and _LIST.match(context.question.text.strip()):
-            floor = self._calibration["threshold"]
+            floor = self.threshold
             near = found[0].score - _LIST_MARGIN
             chosen += [
                 s for s in found[1:] if s.score >= near and self.answerable(s.score) >= floor
@@ -268,7 +363,7 @@ class NanoAnswerer:
         short = ", ".join(
             OrderedDict.fromkeys(context.sources[s.item].item.text[s.start : s.end] for s in chosen)  # type: ignore[index]
         )
-        text, attributions = "", []
+        text, attributions, drawn = "", [], shares(found)
         for span in chosen:
             body = context.sources[span.item].item.text or ""
             a, b = _sentence(body, span.start, span.end)
@@ -279,7 +374,9 @@ class NanoAnswerer:
                 said = " ".join(body[start:end].split())
                 at = len(text) + bool(text)
                 text += f"{chr(10) if text else ''}{said} [{span.item + 1}]"
-                attributions.append(Attribution(at, at + len(said), span.item, start, end))
+                attributions.append(
+                    Attribution(at, at + len(said), span.item, start, end, drawn[span.item])
+                )
         return Draft(text, tuple(attributions), short, likely, model=self.name)
 
     def _recognise(

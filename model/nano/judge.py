@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +13,32 @@ from numpy.typing import NDArray
 
 from rag_owl.errors import InvalidCheckpoint
 from rag_owl.model.nano import language, minilm, weights
-from rag_owl.model.nano.reader import SUPPORT, Reader
-from rag_owl.model.nano.signals import SIGNALS, compare, together
+from rag_owl.model.nano.reader import Reader, Reading
+from rag_owl.model.nano.signals import ASKED, SIGNALS, compare, pointed, speaks_of, together
 from rag_owl.model.nano.window import MAX_PREFIX, Piece, Tokens, collate, lay_out, tokenise
 from rag_owl.types import Bearing, Claim, Item
 
-TOKENS = 128  # of an item's text that are read: it was trained on texts of about a hundred
+TOKENS = 112  # of an item's text that are read: it was trained on texts of about so many
 _BATCH = 16
-FILE = "support.json"  # beside the weights: python -m benchmarks.quality.calibrate
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What is calibrated of one claim."""
+
+    signals: NDArray[np.float64]  # SIGNALS
+    asked: NDArray[np.float64] | None  # ASKED, where the statement speaks of the question
+    shares: tuple[float, float, float]  # the head's probabilities of SUPPORT
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From signals to a probability (a logistic model), and thresholds on it."""
+    """From signals to a probability (logistic models), and thresholds on it."""
 
-    weights: tuple[float, ...]  # per SIGNALS
+    weights: NDArray[np.float64]  # per SIGNALS
     offset: float
+    asked_weights: NDArray[np.float64]  # per ASKED
+    asked_offset: float
     supported_from: float
     unsupported_below: float
     contradicted_from: float
@@ -37,39 +46,31 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
         """None where there is none for just these weights. Raises `InvalidCheckpoint`."""
-        stored = support_file(folder)
+        stored = weights.evidence(folder)
         if stored is None:
             return None
         try:
             judge = stored["judge"]
-            if list(judge["weights"]) != list(SIGNALS):
+            if (list(judge["weights"]), list(judge["asked_weights"])) != ([*SIGNALS], [*ASKED]):
                 return None
             return cls(
-                tuple(judge["weights"].values()),
+                np.array(list(judge["weights"].values())),
                 judge["offset"],
+                np.array(list(judge["asked_weights"].values())),
+                judge["asked_offset"],
                 judge["supported_from"],
                 judge["unsupported_below"],
                 judge["contradicted_from"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidCheckpoint(f"{folder / FILE} is damaged: reinstall rag-owl") from error
+            path = folder / weights.EVIDENCE
+            raise InvalidCheckpoint(f"{path} is damaged: reinstall rag-owl") from error
 
-    def probability(self, signals: NDArray[np.float64]) -> float:
-        score = float(signals @ np.array(self.weights)) + self.offset
+    def probability(self, signs: Signs) -> float:
+        score = float(signs.signals @ self.weights) + self.offset
+        if signs.asked is not None:
+            score = float(signs.asked @ self.asked_weights) + self.asked_offset
         return 1 / (1 + math.exp(-max(min(score, 30.0), -30.0)))
-
-
-def support_file(folder: Path = weights.FOLDER) -> dict[str, Any] | None:
-    """What was calibrated on just these weights, or None. Raises `InvalidCheckpoint`."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        fits = stored["reader"] == weights.manifest(folder)["files"]["reader.safetensors"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidCheckpoint(f"{path} is damaged: reinstall rag-owl") from error
-    return stored if fits else None
 
 
 class NanoJudge:
@@ -104,21 +105,19 @@ class NanoJudge:
 
     def judge_all(self, claims: Sequence[Claim]) -> list[Bearing | None]:
         """None where a statement is not English, or an item has no text."""
-        return [None if found is None else self._bearing(*found) for found in self.signals(claims)]
+        return [self._bearing(signs) if signs else None for signs in self.signs(claims)]
 
-    def _bearing(self, signals: NDArray[np.float64], shares: Sequence[float]) -> Bearing:
-        supported, contradicted, unrelated = shares
+    def _bearing(self, signs: Signs) -> Bearing:
+        supported, contradicted, unrelated = signs.shares
         if self._calibration is None:
             return Bearing(supported, contradicted)
-        likely = self._calibration.probability(signals)
+        likely = self._calibration.probability(signs)
         rest = contradicted / max(contradicted + unrelated, 1e-9)
         return Bearing(likely, (1 - likely) * rest)
 
-    def signals(
-        self, claims: Sequence[Claim]
-    ) -> list[tuple[NDArray[np.float64], list[float]] | None]:
-        """Per claim SIGNALS and the head's probabilities of SUPPORT: what is calibrated."""
-        found: list[tuple[NDArray[np.float64], list[float]] | None] = [None] * len(claims)
+    def signs(self, claims: Sequence[Claim]) -> list[Signs | None]:
+        """What the judgement is made of."""
+        found: list[Signs | None] = [None] * len(claims)
         ready = [
             i
             for i, claim in enumerate(claims)
@@ -128,27 +127,52 @@ class NanoJudge:
         ready.sort(key=lambda i: len(claims[i].item.text or ""))
         for at in range(0, len(ready), _BATCH):
             batch = ready[at : at + _BATCH]
-            for i, result in zip(batch, self._read([claims[i] for i in batch]), strict=True):
-                found[i] = result
+            for i, signs in zip(batch, self._read([claims[i] for i in batch]), strict=True):
+                found[i] = signs
         return found
 
-    def _read(self, claims: Sequence[Claim]) -> list[tuple[NDArray[np.float64], list[float]]]:
+    def _read(self, claims: Sequence[Claim]) -> list[Signs]:
+        """Each claim is a row `statement [SEP] item`, and one more, `question [SEP] item`, where
+        the statement is an answer to the question."""
         windows, words = [], []
+        asked: dict[int, int] = {}  # claim -> its second row
         for claim in claims:
-            item, text = claim.item, claim.item.text or ""
-            head = " ".join(f"{part}." for part in (item.title, item.heading) if part)
+            text, head = claim.item.text or "", _head(claim.item)
             said, prefix, coded = tokenise(self._tokenizer, [claim.statement, head, text])
-            common = compare(claim.statement, text, head)
-            shown = around(coded, *common.nearest)
+            words.append(compare(claim.statement, text, head))
+            shown = around(coded, *words[-1].nearest)
             windows.append(lay_out(said.ids, [Piece(0, prefix.ids[:MAX_PREFIX], shown)]))
-            words.append(common)
+        for i, claim in enumerate(claims):
+            if claim.question is not None and speaks_of(claim.statement, claim.question):
+                question = tokenise(self._tokenizer, [claim.question])[0]
+                asked[i] = len(windows)
+                windows.append(lay_out(question.ids, windows[i].pieces))
         reading = self._reader.infer(collate(windows))
-        support = reading.support[:, 0].float()  # (B, 3)
-        shares = support.softmax(-1).tolist()
-        return [
-            (together(support[b].tolist(), float(reading.item[b, 0]), common), shares[b])
-            for b, common in enumerate(words)
-        ]
+        out = []
+        for i, claim in enumerate(claims):
+            logits = reading.support[i, 0].float()
+            signals = together(logits.tolist(), float(reading.item[i, 0]), words[i].signals)
+            extra = None
+            if i in asked:
+                row = asked[i]
+                part = windows[row].pieces[0].text
+                pointers = _pointers(reading, row, windows[row].starts[0], len(part.ids))
+                place = pointed(*pointers, claim.item.text or "", part, claim)
+                extra = np.concatenate([signals, place])
+            yes, no, nothing = logits.softmax(0).tolist()
+            out.append(Signs(signals, extra, (yes, no, nothing)))
+        return out
+
+
+def _head(item: Item) -> str:
+    return " ".join(f"{part}." for part in (item.title, item.heading) if part)
+
+
+def _pointers(reading: Reading, row: int, first: int, count: int) -> tuple[Any, Any, float]:
+    """Start and end logits (n,) of the text's tokens, and both of "no answer here" together."""
+    nothing = float(reading.start[row, 0] + reading.end[row, 0])
+    text = slice(first, first + count)
+    return reading.start[row, text].float(), reading.end[row, text].float(), nothing
 
 
 def around(text: Tokens, start: int, end: int, most: int = TOKENS) -> Tokens:
@@ -160,6 +184,3 @@ def around(text: Tokens, start: int, end: int, most: int = TOKENS) -> Tokens:
     last = int(np.searchsorted(text.spans[:, 0], end, side="left"))
     low = max(0, min((first + last - most) // 2, n - most))
     return text.cut(low, low + most)
-
-
-assert len(SUPPORT) == 3

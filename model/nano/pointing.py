@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,16 +22,25 @@ class Span:
     end: int
     score: float  # log-odds like: pointer against "no answer here", plus the item's own logit
     item_logit: float
+    mass: float = 0.0  # logarithm of the sum of all the item's spans, each as its score
+
+
+def pairs(start: Tensor, end: Tensor) -> Tensor:
+    """start, end (n,) logits -> (n, n): of spans [i, j], -inf where it is none of at most LONGEST
+    tokens."""
+    n = len(start)
+    ones = torch.ones(n, n, dtype=torch.bool, device=start.device)
+    allowed = ones.triu() & ones.tril(LONGEST - 1)
+    return (start[:, None] + end[None]).masked_fill(~allowed, -torch.inf)
 
 
 def best_span(start: Tensor, end: Tensor) -> tuple[float, int, int]:
     """start, end (n,) logits -> (score, first, last) of the best span of at most LONGEST tokens."""
-    n = len(start)
-    pair = start[:, None] + end[None]
-    ones = torch.ones(n, n, dtype=torch.bool, device=start.device)
-    allowed = ones.triu() & ones.tril(LONGEST - 1)
-    pair = pair.masked_fill(~allowed, -torch.inf)
-    at = int(pair.argmax())
+    return _best(pairs(start, end))
+
+
+def _best(pair: Tensor) -> tuple[float, int, int]:
+    at, n = int(pair.argmax()), pair.shape[1]
     return float(pair.flatten()[at]), at // n, at % n
 
 
@@ -48,11 +58,26 @@ def spans(reading: Reading, windows: Sequence[Window], item_weight: float = 0.5)
                 continue
             low = window.starts[i]
             high = low + len(piece.text.ids)
-            score, first, last = best_span(reading.start[b, low:high], reading.end[b, low:high])
+            pair = pairs(reading.start[b, low:high].float(), reading.end[b, low:high].float())
+            score, first, last = _best(pair)
             logit = float(reading.item[b, i])
-            score = score - nothing + item_weight * logit
-            known = best.get(piece.item)
-            if known is None or score > known.score:
-                characters = int(piece.text.spans[first, 0]), int(piece.text.spans[last, 1])
-                best[piece.item] = Span(piece.item, *characters, score, logit)
+            offset = item_weight * logit - nothing
+            characters = int(piece.text.spans[first, 0]), int(piece.text.spans[last, 1])
+            mass = float(pair.flatten().logsumexp(0)) + offset
+            span = Span(piece.item, *characters, score + offset, logit, mass)
+            best[piece.item] = better(span, best.get(piece.item))
     return sorted(best.values(), key=lambda s: -s.score)
+
+
+def better(span: Span, known: Span | None) -> Span:
+    """The better of two spans of one item, with the mass of both."""
+    if known is None:
+        return span
+    mass = float(np.logaddexp(span.mass, known.mass))
+    return replace(span if span.score > known.score else known, mass=mass)
+
+
+def shares(found: Sequence[Span]) -> dict[int, float]:
+    """Per item the share of the pointer's mass that lies in it; together they are one."""
+    total = np.logaddexp.reduce([span.mass for span in found]) if found else 0.0
+    return {span.item: float(np.exp(span.mass - total)) for span in found}

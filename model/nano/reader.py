@@ -127,7 +127,7 @@ class Layer(nn.Module):
             self.gate = nn.Linear(c.head_width, 1)
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, -2.0)
-        self.watched: Tensor | None = None  # (B, T, N, P): gated mass on patches, when asked for
+        self.watched: Tensor | None = None  # (B, H, T, N, P): attention, when asked for
 
     def _split(self, x: Tensor) -> Tensor:
         B, T, _ = x.shape
@@ -171,8 +171,9 @@ class Layer(nn.Module):
         gate = gate * (~blind)[:, None, :, None].to(gate.dtype)
         if watch:
             scores = (turned @ key.transpose(-1, -2)).float() / self.config.head_width**0.5
-            mass = scores.masked_fill(~allowed, -torch.inf).softmax(-1) * gate.float()
-            self.watched = mass.mean(1).view(B, T, N, P)
+            mass = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+            looks = (~blind)[:, None, :, None]
+            self.watched = (mass * looks).view(B, -1, T, N, P)
         return attended * (1 - gate) + seen * gate
 
 
@@ -199,7 +200,7 @@ class Reader(nn.Module):
             self.lean.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.5, 0.5]]))
 
     def forward(self, rows: Rows, watch: bool = False) -> Reading:
-        """Read a batch. With `watch`, each hyper layer keeps its gated mass in `watched`."""
+        """Read a batch. With `watch`, each hyper layer keeps its attention in `watched`."""
         T = rows.ids.shape[1]
         places = torch.arange(T, device=rows.ids.device)
         x = self.words(rows.ids) + self.positions(places) + self.types(rows.types)

@@ -17,6 +17,7 @@ from rag_owl.model.nano.eyes import Eyes, EyesConfig
 from rag_owl.model.nano.reader import Reader, ReaderConfig
 
 FOLDER = Path(__file__).parent / "weights"
+EVIDENCE = "support.json"  # thresholds of the checks, with the curves they were read off
 FROZEN = "words.weight"  # never trained: it comes from the MiniLM package
 
 
@@ -30,6 +31,22 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
             f"{path} is missing or damaged: reinstall rag-owl, or train owl-nano (docs/owl-nano.md)"
         ) from error
     return found
+
+
+def evidence(folder: Path = FOLDER) -> dict[str, Any] | None:
+    """What `benchmarks.quality.calibrate` set for just this reader, or None where it has not yet.
+
+    Raises `InvalidCheckpoint`.
+    """
+    path = folder / EVIDENCE
+    if not path.exists():
+        return None
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fits = stored["reader"] == manifest(folder)["files"]["reader.safetensors"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidCheckpoint(f"{path} is damaged: reinstall rag-owl") from error
+    return stored if fits else None
 
 
 def _read(folder: Path, name: str) -> dict[str, Tensor]:

@@ -89,10 +89,10 @@ def test_watched_mass_is_where_the_token_may_look():
     with torch.no_grad():
         reader(batch, watch=True)
     watched = reader.layers[1].watched
-    assert watched.shape == (2, 9, 2, 5)
-    assert float(watched[:, :5].abs().max()) == 0
-    assert float(watched[:, :, 0].abs().max()) == 0
-    assert float(watched[:, 5:, 1].sum(-1).min()) > 0
+    assert (watched.shape[0], *watched.shape[2:]) == (2, 9, 2, 5)
+    assert float(watched[:, :, :5].abs().max()) == 0
+    assert float(watched[:, :, :, 0].abs().max()) == 0
+    assert float(watched[:, :, 5:, 1].sum(-1).min()) > 0
 
 
 def test_visual_keys_turn_with_the_distance_alone():

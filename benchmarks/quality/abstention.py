@@ -1,0 +1,142 @@
+"""When to say that the collection does not hold the answer: how well the probability is calibrated
+on the articles kept apart, and what each threshold does.
+
+    python -m benchmarks.quality.abstention --data DATA [--questions 600] [--plot FILE]
+
+Every question is asked twice: with the passage that answers it among four of its article, and with
+another one in its place. `RAG_OWL_ABSTAIN_BELOW` sets the threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.nano_reading import Case, cases, context
+from benchmarks.quality.scores import f1, roc_area
+from rag_owl.model.nano.answerer import NanoAnswerer
+
+Floats = NDArray[np.float64]
+KEPT = 0.9  # of the answerable questions are answered at the threshold that ships
+PLOT = Path(__file__).parent / "abstention.png"
+
+
+def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats]:
+    """Scores with and without the answer, and the token F1 of the answers given with it."""
+    scores, empty, right = [], [], []
+    for case in asked:
+        best = model.point(context(case.question, case.texts), [], [None] * len(case.texts))[0]
+        scores.append(best.score)
+        right.append(f1(case.texts[best.item][best.start : best.end], case.answer))
+        without = list(case.texts)
+        without[case.gold] = case.replaced
+        empty.append(model.point(context(case.question, without), [], [None] * 4)[0].score)
+    return np.array(scores), np.array(empty), np.array(right)
+
+
+def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
+    """-> slope and offset from the best span's score to the probability that the sources hold the
+    answer, and the threshold that keeps nine of ten answerable questions."""
+    from benchmarks.quality.calibrate import fit, reliability, sigmoid
+    from rag_owl.blobs import FolderBlobs
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
+        scores, empty, _ = read(model, cases(data, count, calibration=True, seed=5))
+    both, holds = np.concatenate([scores, empty]), np.repeat([True, False], len(scores))
+    slope, offset = fit(both[:, None], holds)
+    likely = sigmoid(both * slope[0] + offset)
+    return {
+        "plain_slope": float(slope[0]),
+        "plain_offset": offset,
+        "threshold": float(np.quantile(likely[holds], 1 - KEPT)),
+        "roc_area": roc_area(scores.tolist(), empty.tolist()),
+        "reliability": reliability(likely, holds),
+    }
+
+
+def sentences(data: Path, count: int, calibration: bool) -> tuple[Floats, Floats]:
+    """Of the plainest answerer: cosines of the best sentence with and without the answer."""
+    from rag_owl.indexer.embed import load_text_embedder
+    from rag_owl.model.sentences import OFFSET, SLOPE, SentencesAnswerer
+
+    model = SentencesAnswerer(load_text_embedder())
+    found: tuple[list[float], list[float]] = ([], [])
+    for case in cases(data, count, calibration=calibration, seed=5):
+        without = list(case.texts)
+        without[case.gold] = case.replaced
+        for texts, out in zip((case.texts, without), found, strict=True):
+            likely = model.answer(context(case.question, texts)).answerable or 1e-9
+            out.append((np.log(likely / (1 - likely)) - OFFSET) / SLOPE)
+    return np.array(found[0]), np.array(found[1])
+
+
+def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, float]]:
+    """Per threshold: of answerable questions answered, of others answered, F1 of what is said."""
+    rows = []
+    for t in np.linspace(0, 0.95, 20):
+        kept = likely >= t
+        false = without >= t
+        said = kept.sum() + false.sum()
+        rows.append(
+            {
+                "threshold": round(float(t), 2),
+                "answered_when_held": float(kept.mean()),
+                "answered_when_not": float(false.mean()),
+                "f1_of_answers": float(right[kept].sum() / max(1, said)),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    from benchmarks.quality.calibrate import fit, reliability
+    from benchmarks.quality.plots import abstention
+    from rag_owl.blobs import FolderBlobs
+    from rag_owl.model.nano import weights
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, default=weights.FOLDER)
+    parser.add_argument("--questions", type=int, default=600)
+    parser.add_argument("--plot", type=Path, default=PLOT)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sentences", type=int, default=0, help="questions for `sentences`")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        model = NanoAnswerer.load(FolderBlobs(Path(scratch)), args.weights)
+        scores, empty, right = read(model, cases(args.data, args.questions))
+    likely = np.array([model.answerable(s) for s in scores])
+    without = np.array([model.answerable(s) for s in empty])
+    rows = curve(likely, without, right)
+    holds = np.repeat([True, False], len(likely))
+    bins = reliability(np.concatenate([likely, without]), holds)
+    error = sum(abs(p - t) * n for p, t, n in bins) / len(holds)
+    print(f"{len(likely)} questions with and without their answer; ROC area "
+          f"{roc_area(likely.tolist(), without.tolist()):.3f}; expected calibration error "
+          f"{error:.3f}; ships with {model.threshold:.2f}")  # fmt: skip
+    print("| threshold | answered, answer held | answered, not held | F1 of what is said |")
+    print("|---|---|---|---|")
+    for row in rows:
+        print("| {threshold:.2f} | {answered_when_held:.3f} | {answered_when_not:.3f} | "
+              "{f1_of_answers:.3f} |".format(**row))  # fmt: skip
+    abstention(rows, bins, model.threshold, args.plot)
+    if args.sentences:
+        held, not_held = sentences(args.data, args.sentences, True)
+        both = np.concatenate([held, not_held])
+        slope, offset = fit(both[:, None], np.repeat([True, False], len(held)))
+        print(f"`sentences`: {slope[0]:.2f} * cosine {offset:+.2f} on {len(held)} questions")
+        held, not_held = sentences(args.data, args.sentences, False)
+        print(f"ROC area on as many others: {roc_area(held.tolist(), not_held.tolist()):.3f}")
+    if args.json:
+        args.json.write_text(json.dumps({"curve": rows, "reliability": bins}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

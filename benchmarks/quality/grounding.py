@@ -1,0 +1,102 @@
+"""Whether owl-nano's own signs, its pointer's share and what leaving an item out costs, tell a
+right citation from a wrong one. `calibrate` takes thresholds from here; run alone it prints the
+figures on the articles kept apart:
+
+    python -m benchmarks.quality.grounding --data DATA [--questions 300]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.nano_reading import cases, context
+from benchmarks.quality.scores import roc_area
+
+PRECISION = 0.95  # of the citations whose share reaches the threshold, so many are right
+KEPT = 0.95  # of the right citations lose at least the threshold without their item
+
+
+def measure(data: Path, folder: Path, count: int, calibration: bool) -> dict[str, list[Any]]:
+    """Per answered question: the share and the drop of the cited item, and whether it is the one
+    that was asked about; and the drop of an item that was not cited."""
+    from rag_owl.blobs import FolderBlobs
+    from rag_owl.model.nano import NanoAnswerer
+    from rag_owl.types import Attribution, Draft
+
+    found: dict[str, list[Any]] = {"share": [], "drop": [], "right": [], "other": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
+        for number, case in enumerate(cases(data, count, calibration=calibration, seed=4)):
+            shown = context(case.question, case.texts)
+            draft = model.answer(shown)
+            if draft.abstained or not draft.attributions:
+                continue
+            first = draft.attributions[0]
+            drop = model.ablate(shown, Draft(draft.text, (first,)))[0]
+            found["share"].append(first.attention)
+            found["drop"].append(drop)
+            found["right"].append(first.source == case.gold)
+            if number % 4 == 0 and first.source == case.gold:
+                # The same answer laid to another item: nothing is lost without that one.
+                at = (case.gold + 1) % len(case.texts)
+                words = case.texts[at].split()[0]
+                wrong = Attribution(0, 1, at, 0, len(words))
+                found["other"].append(model.ablate(shown, Draft(draft.text, (wrong,)))[0])
+    return found
+
+
+def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
+    """-> thresholds (a `rag_owl.ports.Grounding`) and the numbers that they were read off."""
+    found = measure(data, folder, count, True)
+    share, right = np.array(found["share"], float), np.array(found["right"])
+    drop = np.array(found["drop"], float)
+    order = np.argsort(-share)
+    precise = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(precise >= PRECISION)
+    attention_from = float(share[order][enough[-1]]) if len(enough) else None
+    return {
+        "thresholds": {
+            "attention_from": attention_from,
+            "drop_from": float(np.quantile(drop[right], 1 - KEPT)),
+        },
+        "answers": len(right),
+        "right": float(right.mean()),
+        "share_quantiles_right": np.quantile(share[right], [0.05, 0.25, 0.5]).tolist(),
+        "drop_quantiles_right": np.quantile(drop[right], [0.05, 0.25, 0.5, 0.75]).tolist(),
+    }
+
+
+def main() -> None:
+    from rag_owl.model.nano import weights
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, default=weights.FOLDER)
+    parser.add_argument("--questions", type=int, default=300)
+    args = parser.parse_args()
+    thresholds = (weights.evidence(args.weights) or {})["grounding"]["thresholds"]
+    found = measure(args.data, args.weights, args.questions, False)
+    share, right = np.array(found["share"], float), np.array(found["right"])
+    drop, other = np.array(found["drop"], float), np.array(found["other"], float)
+    print(f"{len(right)} answers, {right.mean():.3f} cite the item that was asked about")
+    print(f"share tells right from wrong: ROC area {roc_area(share[right], share[~right]):.3f}")
+    least = thresholds["attention_from"]
+    if least is not None:
+        reached = share >= least
+        print(f"share of {least:.2f} or more: {reached.mean():.3f} of them, of which right: "
+              f"{right[reached].mean():.3f}")  # fmt: skip
+    reach = np.mean(drop[right] >= thresholds["drop_from"])
+    print(
+        f"nats lost without the cited item, median: {np.median(drop[right]):.2f}; without "
+        f"another {np.median(other):.2f}"
+    )
+    print(f"{reach:.3f} reach the threshold of {thresholds['drop_from']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
