@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from rag_owl.errors import InvalidSettings
@@ -327,15 +335,16 @@ class Settings(BaseSettings):
                 )
         return models
 
-    @model_validator(mode="after")
-    def _schedules_below_roots(self) -> Settings:
-        for schedule in self.schedules:
+    @field_validator("schedules")
+    @classmethod
+    def _below_roots(cls, schedules: list[Schedule], info: ValidationInfo) -> list[Schedule]:
+        for schedule in schedules:
             if schedule.path is not None:
                 try:
-                    below_a_root(schedule.path, self.scan_roots)
+                    below_a_root(schedule.path, info.data.get("scan_roots", []))
                 except InvalidSettings as error:
                     raise ValueError(str(error)) from None
-        return self
+        return schedules
 
     @property
     def database(self) -> str:

@@ -113,11 +113,11 @@ class Server:
 
 def _patiently(start: Callable[[], Any]) -> Any:
     """It waits ten seconds for the server to start, too few on a busy machine."""
-    for _ in range(6):
+    for _ in range(30):
         try:
             return start()
-        except subprocess.TimeoutExpired:
-            continue
+        except (subprocess.SubprocessError, AssertionError):  # not ready yet
+            time.sleep(1)
     return start()
 
 
