@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
@@ -193,7 +194,7 @@ class Rating:
     def _open(self, asked: OwlQuestion) -> bool:
         return any((asked.id, model) not in self._ratings.given for model in self._models(asked))
 
-    def _summary(self) -> dict[str, object]:
+    def _summary(self) -> dict[str, Any]:
         return summary(self._ratings.given, self._answers, self._questions)
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def describe() -> str:
@@ -51,7 +52,7 @@ def peak_memory() -> tuple[int, int | None]:
     return peak if sys.platform == "darwin" else peak * 1024, on_gpu
 
 
-def _cuda():  # type: ignore[no-untyped-def]
+def _cuda() -> Any:
     """torch.cuda where some model uses it; torch is not imported for asking."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
