@@ -36,6 +36,7 @@ app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_service.keys, name="keys")
 app.command()(cli_reindex.reindex)
+app.add_typer(cli_safety.collections, name="collections")
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
 app.command()(cli_service.worker)
@@ -251,26 +252,6 @@ def answer(
         return
     out.print(f"[bold cyan]▸ {escape(show.one_line(stored.question))}[/]", highlight=False)
     show.answer(out, stored)
-
-
-@app.command()
-def collections(data: Data = None, as_json: AsJson = False) -> None:
-    """List the collections."""
-    from rag_owl.api import wire
-
-    with _open(data) as owl:
-        infos = owl.collections()
-    if as_json:
-        _print_json([wire.collection(info) for info in infos])
-        return
-    if not infos:
-        out.print("There are none yet. `rag-owl ingest NAME PATH…` makes one.")
-    for info in infos:
-        out.print(
-            f"[bold]{info.name}[/]  {info.documents} documents, {info.items} items  "
-            f"{escape(info.text_embedder or '')} + {escape(info.picture_embedder or '')}",
-            highlight=False,
-        )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`rag-owl backup` and `restore`."""
+"""`rag-owl collections`, `backup` and `restore`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.errors import CorruptData
+from rag_owl.errors import CorruptData, RagOwlError
 
 out = Console(soft_wrap=True)
 
@@ -20,6 +20,63 @@ Data = Annotated[
     typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+collections = typer.Typer(
+    help="List the collections, or delete one.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@collections.callback(invoke_without_command=True)
+def list_collections(context: typer.Context, data: Data = None, as_json: AsJson = False) -> None:
+    """List the collections, or delete one."""
+    from rag_owl.api import wire
+    from rag_owl.client import RagOwl
+
+    if context.invoked_subcommand is not None:
+        return
+    with RagOwl.open(data) as owl:
+        infos = owl.collections()
+    if as_json:
+        _print_json([wire.collection(info) for info in infos])
+        return
+    if not infos:
+        out.print("There are none yet. `rag-owl ingest NAME PATH…` makes one.")
+    for info in infos:
+        out.print(
+            f"[bold]{info.name}[/]  {info.documents} documents, {info.items} items  "
+            f"{escape(info.text_embedder or '')} + {escape(info.picture_embedder or '')}",
+            highlight=False,
+        )
+
+
+@collections.command("delete")
+def delete_collection(
+    collection: Annotated[str, typer.Argument(help="The collection's name.")],
+    data: Data = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id and return.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a collection with all that it holds, its answers and files too, to the last byte.
+
+    Backups that were made before keep it.
+    """
+    from rag_owl.api import wire
+    from rag_owl.client import RagOwl
+
+    with RagOwl.open(data) as owl:
+        job = owl.delete_collection(collection, wait=not no_wait)
+    if as_json:
+        _print_json(wire.job(job))
+    elif no_wait:
+        out.print(job.id)
+    elif job.state == "done":
+        out.print(f"{escape(collection)} is gone.", highlight=False)
+    if not no_wait and job.state != "done":
+        raise RagOwlError(f"job {job.id} {job.state}: {job.error or 'it was cancelled'}")
 
 
 def backup(

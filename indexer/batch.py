@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from rag_owl.indexer.segment_store import SegmentStore
-from rag_owl.store import bulk, collections, documents, generations, items, jobs, segments
+from rag_owl.store import (
+    bulk,
+    collections,
+    condemned,
+    documents,
+    generations,
+    items,
+    jobs,
+    segments,
+)
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
@@ -53,6 +62,12 @@ class Batch:
     next_rows: dict[int, int] = field(default_factory=dict)  # position -> as `JobInput.next_row`
     reading: int | None = None  # position of the input that is being read
 
+    def blobs(self) -> set[str]:
+        """What its rows will refer to."""
+        keys = {entry.document.blob for entry in self.entries}
+        keys |= {item.picture for entry in self.entries for item in entry.items}
+        return {key for key in keys if key is not None}
+
     @property
     def documents(self) -> int:
         return len(self.entries) + len(self.skipped) + len(self.seen) + self.unchanged
@@ -68,7 +83,8 @@ def commit(
 ) -> bool:
     """Store and activate the batch in the caller's transaction; whether the job is to stop.
 
-    text_vectors: (texts, dimension), of all entries' texts in order. Raises `GenerationSwitched`.
+    text_vectors: (texts, dimension), of all entries' texts in order. Raises `GenerationSwitched`,
+    and `BlobsGone`: then the batch is to be read again.
     """
     # First of all the fence: whoever lost the job must not write anything.
     stop = jobs.advance(session, claim)
@@ -76,6 +92,7 @@ def commit(
     live = collections.live_generation(session, claim.collection_key)
     if live is None or live.key != generation.key:
         raise GenerationSwitched
+    condemned.keep(session, batch.blobs())
     counters = {"added": 0, "updated": 0, "unchanged": 0, "items": 0}
     vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
     keys: dict[str, list[int]] = {"text": [], "picture": []}

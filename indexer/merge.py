@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Engine
 
-from rag_owl import db
-from rag_owl.errors import Conflict, CorruptData
+from rag_owl import db, holds
+from rag_owl.errors import Conflict, CorruptData, JobLost
 from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import collections, generations, segments
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MOST_SEGMENTS = 16  # of a channel, while a job runs
 _ORPHANS_AFTER = 24 * 3_600.0  # seconds: another machine may be about to activate it
+_TIMES = 20  # to write a segment anew before somebody else does
 _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searches under way
 
 
@@ -99,10 +101,45 @@ def _merge(
             collections.touch_generation(session, generation.key)
 
 
-def remove_retired(engine: Engine, store: SegmentStore) -> None:
-    """Delete the files of segments that were replaced long enough ago."""
+def drop_dead(engine: Engine, store: SegmentStore, collection_key: int) -> None:
+    """Write every segment of the collection anew that holds vectors of what was deleted.
+
+    In every generation that has vectors. Raises `CorruptData` for a damaged segment.
+    """
     with db.reading(engine) as session:
-        ids = segments.retired(session, time.time() - _READERS_NEED)
+        found = generations.of_state(session, collection_key, "building", "ready", "live", "kept")
+    for generation in found:
+        for attempt in range(_TIMES):
+            try:
+                _drop_dead(engine, store, generation)
+                break
+            except Conflict as error:  # an ingest merged what we were about to
+                if isinstance(error, JobLost) or attempt == _TIMES - 1:
+                    raise
+
+
+def _drop_dead(engine: Engine, store: SegmentStore, generation: Generation) -> None:
+    with db.reading(engine) as session:
+        active = segments.active(session, generation.key)
+    for segment in active:
+        _merge(engine, store, generation, [segment])
+
+
+def remove_retired(engine: Engine, store: SegmentStore) -> None:
+    """Delete the files of segments that were replaced long enough ago; not during a backup."""
+    with holds.removing_files(engine) as may:
+        if may:
+            _remove_retired(engine, store, time.time() - _READERS_NEED)
+
+
+def remove_retired_now(engine: Engine, store: SegmentStore) -> None:
+    """As `remove_retired`, at once: who reads them looks again. The caller holds the files."""
+    _remove_retired(engine, store, math.inf)
+
+
+def _remove_retired(engine: Engine, store: SegmentStore, before: float) -> None:
+    with db.reading(engine) as session:
+        ids = segments.retired(session, before)
     for name in ids:
         store.remove(name)
     if ids:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from rag_owl import db, paths, uploads
-from rag_owl.errors import ModelNotFound, UnreadableMedia
+from rag_owl.errors import BlobsGone, ModelNotFound, UnreadableMedia
 from rag_owl.indexer.batch import Batch, Entry, GenerationSwitched, commit, embedding_input
 from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
 from rag_owl.indexer.loaders.apart import read_apart
@@ -25,7 +25,7 @@ from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
-from rag_owl.store import collections, documents, generations, jobs
+from rag_owl.store import collections, condemned, documents, generations, jobs
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
@@ -87,6 +87,10 @@ class Ingest:
                 finished = self._work()
                 break
             except GenerationSwitched:  # as after an interruption: from the last committed batch
+                self._begin_batch()
+            except BlobsGone as gone:  # a deletion was faster: put them again
+                with db.writing(self._shop.engine) as session:
+                    condemned.forgive(session, gone.keys)
                 self._begin_batch()
         if finished:
             merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)

@@ -27,13 +27,12 @@ class FolderBlobs:
     def put(self, data: bytes | IO[bytes]) -> str:
         """Store the bytes and return their key, once they are on the disk.
 
-        Raises `DataFolderError` when they cannot be written (full, read-only).
+        What is there already and damaged is written anew. Raises `DataFolderError` when they
+        cannot be written (full, read-only).
         """
         if isinstance(data, bytes):
             key = hashlib.sha256(data).hexdigest()
-            if self.exists(key):
-                with suppress(OSError):  # it is as new: no orphan yet
-                    os.utime(self._target(key))
+            if self._holds(key, data):
                 return key
         try:
             self._arriving.mkdir(parents=True, exist_ok=True)
@@ -63,6 +62,17 @@ class FolderBlobs:
                 "Make space or check permissions, then run the same command again."
             ) from error
         return key
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the bytes lie there undamaged; then they are as new: no orphan yet."""
+        target = self._target(key)
+        try:
+            if target.stat().st_size != len(data) or target.read_bytes() != data:
+                return False
+            os.utime(target)
+        except OSError:  # there is none, or it went just now
+            return False
+        return True
 
     def get(self, key: str) -> bytes:
         """Raises `NotFound`, or `CorruptData` when the bytes are no longer what they were."""

@@ -19,12 +19,13 @@ from typing import Any, Self, TypeAlias
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from rag_owl import conversation, db, media, own_video, reindexing, uploads
+from rag_owl import conversation, db, holds, media, own_video, reindexing, retention, uploads
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
 from rag_owl.backup import BackupReport, write_backup
 from rag_owl.errors import (
+    BlobsGone,
     DataFolderError,
     InvalidInput,
     InvalidQuestion,
@@ -52,7 +53,16 @@ from rag_owl.schema import (
 )
 from rag_owl.settings import Settings, read_settings
 from rag_owl.storage import Storage
-from rag_owl.store import answers, blob_uses, collections, documents, generations, items, names
+from rag_owl.store import (
+    answers,
+    blob_uses,
+    collections,
+    condemned,
+    documents,
+    generations,
+    items,
+    names,
+)
 from rag_owl.store import jobs as job_rows
 from rag_owl.store.collections import CollectionInfo, Generation
 from rag_owl.store.generations import GenerationInfo
@@ -84,7 +94,7 @@ class RagOwl:
         self.storage = storage = Storage.of(settings, self.folder)
         self._closing = threading.Event()
         self.blobs = storage.blobs
-        self.engine = engine
+        self.engine = self._unlimited = engine
         self.segments = storage.segments
         self._limits = media.Limits(
             max_pixels=settings.max_pixels,
@@ -326,12 +336,48 @@ class RagOwl:
         with db.reading(self.engine) as session:
             return items.get(session, collections.get(session, collection).key, item_id)
 
-    def delete_document(self, collection: str, document_id: str) -> None:
-        """From now on nothing of it is found. Raises `NotFound`."""
+    def delete_document(self, collection: str, document_id: str, wait: bool = False) -> Job:
+        """From now on nothing of it is found, and stored answers say nothing of it any more.
+
+        The job removes its vectors, files and bytes; wait: until that is done. Backups that were
+        made before keep it. Raises `NotFound`.
+        """
         with db.writing(self.engine) as session:
             key = collections.get(session, collection).key
             documents.delete(session, key, document_id)
             collections.touch(session, key)
+            job_id = retention.begin(session, key)
+        return self._begun(job_id, wait)
+
+    def delete_collection(self, collection: str, wait: bool = False) -> Job:
+        """From now on there is none of that name; as `delete_document`, of all that it held."""
+        with db.writing(self.engine) as session:
+            job_id = retention.delete_collection(session, collection)
+        return self._begun(job_id, wait)
+
+    def _begun(self, job_id: str, wait: bool) -> Job:
+        self.work_soon()
+        # A deleted collection is nobody's any more: only the whole system sees its job.
+        whole = copy.copy(self)
+        whole.engine = self._unlimited
+        return whole.wait_for_job(job_id) if wait else whole.job(job_id)
+
+    def cleaner(self) -> retention.Cleaner:
+        """What a `delete` job works with."""
+        from rag_owl.indexer.merge import drop_dead, remove_retired_now
+
+        def forget(key: str) -> None:
+            retention.forget_caches(self.folder, key)
+
+        return retention.Cleaner(
+            self.engine,
+            self.folder,
+            self.blobs,
+            forget,
+            partial(drop_dead, self.engine, self.segments),
+            partial(remove_retired_now, self.engine, self.segments),
+            lambda parameters: uploads.remove(self.folder, parameters, self.storage.objects),
+        )
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -394,7 +440,8 @@ class RagOwl:
         )
         if video is not None:
             try:
-                asked = replace(asked, video=own_video.keep_video(self.blobs, video, self._limits))
+                keep = partial(own_video.keep_video, self.blobs, video, self._limits)
+                asked = replace(asked, video=self._kept(keep))
             except InvalidQuestion as error:
                 error.field = "video"
                 raise
@@ -532,7 +579,22 @@ class RagOwl:
             self._decoders.check_picture(data, self._limits)
         except UnreadableMedia as error:
             raise InvalidQuestion(f"cannot read the picture {name}: {error}") from error
-        return self.blobs.put(data)
+        return self._kept(lambda: self.blobs.put(data))
+
+    def _kept(self, put: Callable[[], str]) -> str:
+        """Store what a question needs, also while a deletion collects the same bytes."""
+        while True:
+            key = put()
+            with db.reading(self.engine) as session:
+                if not condemned.is_condemned(session, key):
+                    return key
+            try:
+                with db.writing(self.engine) as session:
+                    condemned.keep(session, [key])
+                return key
+            except BlobsGone as gone:
+                with db.writing(self.engine) as session:
+                    condemned.forgive(session, gone.keys)
 
     # --- backups --------------------------------------------------------------------------------
 
@@ -637,7 +699,10 @@ class RagOwl:
         Blobs of the last hour stay: a question that is being answered may need them. Raises
         `DataFolderBusy` while a job runs.
         """
-        with job_runner.exclusively(self.folder, 10, self.engine):
+        with (
+            job_runner.exclusively(self.folder, 10, self.engine),
+            holds.keeping_files(self.engine, seconds=10),
+        ):
             removed = remove_orphans(self.engine, self.segments)
             removed += sweep(self.folder / "decoding") + uploads.sweep(self.engine, self.folder)
             with db.reading(self.engine) as session:

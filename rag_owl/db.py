@@ -34,7 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from rag_owl.errors import DatabaseUnavailable, DataFolderError
 
-SCHEMA = "0004"  # the newest migration; a test holds it equal to Alembic's head
+SCHEMA = "0005"  # the newest migration; a test holds it equal to Alembic's head
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
 _NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -115,7 +115,7 @@ class RevisionRow(Base):
     media_type: Mapped[str] = mapped_column(String(100))
     # "metadata" is taken by SQLAlchemy
     properties: Mapped[dict[str, Any]] = mapped_column("metadata", _Json)
-    blob: Mapped[str | None] = mapped_column(String(64))
+    blob: Mapped[str | None] = mapped_column(String(64), index=True)
     current: Mapped[bool] = mapped_column(Boolean)
     complete: Mapped[bool] = mapped_column(Boolean)
     created_at: Mapped[float] = mapped_column(Float)
@@ -309,6 +309,20 @@ class CitationRow(Base):
     citation: Mapped[dict[str, Any]] = mapped_column(_Json)
 
 
+class CondemnedRow(Base):
+    """A blob that something deleted referred to: collected where nothing else does.
+
+    Its row stays for a while after that: who put the same bytes just before sees that they are
+    gone again. `rag_owl.store.condemned` says how the two meet.
+    """
+
+    __tablename__ = "condemned"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    since: Mapped[float] = mapped_column(Float)
+    gone_at: Mapped[float | None] = mapped_column(Float, index=True)
+
+
 class KeyRow(Base):
     """A key of the HTTP service. The key itself is shown once and never stored."""
 
@@ -341,6 +355,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=FULL")  # what was acknowledged survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA busy_timeout=60000")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
     cursor.close()
 
 

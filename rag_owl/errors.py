@@ -9,7 +9,9 @@
     ├── NotFound            a collection, document, item, answer or job that does not exist
     ├── Conflict            it exists already, or something else is changing it
     │   ├── DataFolderBusy      another process holds the data folder and does not let go
-    │   └── JobLost             another worker has taken the job over: nothing may be committed
+    │   ├── JobLost             another worker has taken the job over: nothing may be committed
+    │   ├── BlobsGone           a deletion collected what was stored just before: store it again
+    │   └── QuotaExceeded       a collection holds as much as the operator allows it
     ├── DataFolderError     the folder cannot be used: read-only, full, a newer schema
     │   ├── CorruptData         a file's checksum or shape is not what its manifest says
     │   ├── DatabaseUnavailable it cannot be reached just now, or undid a transaction: try again
@@ -77,6 +79,16 @@ class DataFolderBusy(Conflict):
 
 
 class JobLost(Conflict):
+    pass
+
+
+class BlobsGone(Conflict):
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__(f"{len(keys)} stored files were collected meanwhile; do the same again")
+        self.keys = keys
+
+
+class QuotaExceeded(Conflict):
     pass
 
 

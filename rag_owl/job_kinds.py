@@ -45,13 +45,15 @@ class Kind:
 
 def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Read files into a collection. parameters: `paths`, or those of `uploads.parameters`."""
-    from rag_owl import uploads
+    from rag_owl import holds, uploads
     from rag_owl.indexer.pipeline import Ingest
 
     uploads.fetch(owl.folder, claim.parameters, owl.storage.objects)
     finished = Ingest(owl.workshop(), claim, stopping).run()
     if finished:
-        uploads.remove(owl.folder, claim.parameters, owl.storage.objects)
+        with holds.removing_files(owl.engine) as may:
+            if may:  # else a backup copies it; it goes when uploads are swept
+                uploads.remove(owl.folder, claim.parameters, owl.storage.objects)
     return finished
 
 
@@ -84,6 +86,13 @@ def verify(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return upkeep.verify(owl.engine, owl.segments, owl.blobs, claim, stopping)
 
 
+def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """What a deletion leaves. parameters: of `rag_owl.retention`."""
+    from rag_owl import retention
+
+    return retention.work(owl.cleaner(), claim, stopping)
+
+
 def lane_of(kind: str) -> Lane:
     """Also of a kind that only a newer version knows: working it says so."""
     return KINDS[kind].lane if kind in KINDS else "upkeep"
@@ -94,5 +103,6 @@ KINDS: dict[str, Kind] = {
     "reindex": Kind(reindex, "upkeep"),
     "merge": Kind(merge, "upkeep"),
     "verify": Kind(verify, "upkeep"),
-    # safety: delete, backup (neither may see the other half done)
+    "delete": Kind(delete, "safety"),
+    # safety: backup (neither that nor delete may see the other half done)
 }

@@ -103,3 +103,9 @@ def reindex_collection(
         )
     owl.work_soon()
     return wire.job(owl.job(job_id))
+
+
+@router.delete("/{name}", status_code=204, responses=problems(404), dependencies=[MayIngest])
+def delete_collection(name: Name, owl: Owl) -> None:
+    """From now on there is none of that name; a job removes all that it held, answers too."""
+    owl.delete_collection(name)

@@ -157,7 +157,8 @@ async def replace_document(
 
 @router.delete("/{document_id}", status_code=204, dependencies=[MayIngest])
 def delete_document(name: Name, document_id: DocumentId, owl: Owl) -> None:
-    """From now on nothing of it is found. Answers that cite it keep their evidence."""
+    """From now on nothing of it is found, and stored answers say nothing of it; a job removes its
+    files and every byte of it."""
     owl.delete_document(name, document_id)
 
 

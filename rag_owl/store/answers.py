@@ -11,9 +11,9 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from rag_owl.conversation import MOST_TURNS
-from rag_owl.db import AnswerRow, CitationRow, CollectionRow
-from rag_owl.errors import NotFound
-from rag_owl.store import items, locations, names
+from rag_owl.db import AnswerRow, CitationRow, CollectionRow, DocumentRow
+from rag_owl.errors import Conflict, NotFound
+from rag_owl.store import collections, condemned, items, locations, names
 from rag_owl.types import (
     Answer,
     Citation,
@@ -30,6 +30,9 @@ from rag_owl.types import (
 
 def save(session: Session, collection_key: int, answer: Answer, context: Context) -> None:
     question = context.question
+    _check_sources(session, collection_key, context)
+    shown = {question.video, *question.pictures, *(each.picture for each in answer.citations)}
+    condemned.keep(session, [key for key in shown if key is not None])
     session.add(
         AnswerRow(
             id=answer.id,
@@ -83,6 +86,21 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
     )
 
 
+def _check_sources(session: Session, collection_key: int, context: Context) -> None:
+    """What was deleted while it was answered from must not come back as an answer.
+
+    Raises `Conflict`.
+    """
+    wanted = {source.item.document_id for source in context.sources}
+    there = session.scalars(
+        select(DocumentRow.id)
+        .where(DocumentRow.collection_key == collection_key, DocumentRow.id.in_(wanted))
+        .with_for_update(read=True)  # a deletion waits, and then sees this answer
+    ).all()
+    if len(there) != len(wanted):
+        raise Conflict("what the answer rests on was deleted meanwhile; ask again")
+
+
 def get(session: Session, answer_id: str) -> Answer:
     """Raises `NotFound`."""
     row = _row(session, answer_id)
@@ -101,7 +119,11 @@ def list_page(
 
     What cannot exist has no answers: an unknown collection or conversation gives an empty list.
     """
-    chosen = select(AnswerRow).order_by(AnswerRow.created_at.desc(), AnswerRow.id.desc())
+    chosen = (
+        select(AnswerRow)
+        .where(AnswerRow.collection_key.not_in(collections.buried()))
+        .order_by(AnswerRow.created_at.desc(), AnswerRow.id.desc())
+    )
     if collection is not None:
         key = select(CollectionRow.key).where(CollectionRow.name == collection)
         chosen = chosen.where(AnswerRow.collection_key == key.scalar_subquery())
@@ -173,7 +195,11 @@ def sources(session: Session, answer_id: str) -> list[Retrieved | None]:
 
 def _row(session: Session, answer_id: str) -> AnswerRow:
     names.check("answer", answer_id)
-    row = session.scalar(select(AnswerRow).where(AnswerRow.id == answer_id))
+    row = session.scalar(
+        select(AnswerRow).where(
+            AnswerRow.id == answer_id, AnswerRow.collection_key.not_in(collections.buried())
+        )
+    )
     if row is None:
         raise NotFound(f"no answer {answer_id!r}")
     return row

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from rag_owl.visibility import visible
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # What a collection is called from its deletion until the last of it is gone: nobody can ask for it.
 DELETED = re.compile(r"~[0-9a-f]{32}")
+_THERE = ~CollectionRow.name.startswith("~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ def get(session: Session, name: str) -> Collection:
     row = session.execute(
         select(CollectionRow.key, CollectionRow.version).where(CollectionRow.name == name)
     ).one_or_none()
-    if row is None:
-        known = session.scalars(select(CollectionRow.name).order_by(CollectionRow.name)).all()
+    if row is None or name.startswith("~"):
+        known = session.scalars(
+            select(CollectionRow.name).where(_THERE).order_by(CollectionRow.name)
+        ).all()
         there = f"there are: {', '.join(known)}" if known else "there are none yet"
         raise NotFound(f"no collection {name!r}; {there}. `rag-owl ingest {name} PATH` makes one.")
     return Collection(row.key, name, row.version)
@@ -138,7 +142,7 @@ def _infos(
     session: Session, condition: ColumnElement[bool], limit: int | None
 ) -> list[CollectionInfo]:
     rows = session.scalars(
-        select(CollectionRow).where(condition).order_by(CollectionRow.name).limit(limit)
+        select(CollectionRow).where(condition, _THERE).order_by(CollectionRow.name).limit(limit)
     ).all()
     keys = [row.key for row in rows]
     of_these = RevisionRow.collection_key.in_(keys)
@@ -170,6 +174,20 @@ def _infos(
             )
         )
     return found
+
+
+def bury(session: Session, collection_key: int) -> None:
+    """It has no name any more: nobody finds it, and another may be called so at once."""
+    session.execute(
+        update(CollectionRow)
+        .where(CollectionRow.key == collection_key)
+        .values(name=f"~{uuid.uuid4().hex}", version=CollectionRow.version + 1)
+    )
+
+
+def buried() -> Select[tuple[int]]:
+    """Keys of collections that are being deleted."""
+    return select(CollectionRow.key).where(CollectionRow.name.startswith("~"))
 
 
 def touch(session: Session, collection_key: int) -> None:

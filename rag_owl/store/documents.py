@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
-from rag_owl.store import names, segments, words
+from rag_owl.store import condemned, names, redaction, segments, words
 from rag_owl.store.filters import condition as metadata_matches
 from rag_owl.types import Document
 
@@ -387,15 +387,41 @@ def list_page(
 
 
 def delete(session: Session, collection_key: int, document_id: str) -> None:
-    """The document with all revisions and items; its vectors are dead at once."""
+    """The document with all revisions and items; its vectors are dead at once.
+
+    Stored answers lose its words, and its blobs are condemned; a `delete` job does the rest, which
+    the caller begins in the same transaction. Raises `NotFound`.
+    """
     names.check("document", document_id)
     row = session.scalar(
-        select(DocumentRow).where(
-            DocumentRow.collection_key == collection_key, DocumentRow.id == document_id
-        )
+        select(DocumentRow)
+        .where(DocumentRow.collection_key == collection_key, DocumentRow.id == document_id)
+        .with_for_update()
     )
     if row is None:
         raise NotFound(f"no document {document_id!r} in this collection")
+    redaction.redact_answers(session, row)
+    redaction.forget_inputs(session, row)
+    _remove(session, row)
+
+
+def delete_some(session: Session, collection_key: int, limit: int) -> int:
+    """As `delete`, of documents of a collection that goes as a whole, answers too; how many."""
+    rows = session.scalars(
+        select(DocumentRow)
+        .where(DocumentRow.collection_key == collection_key)
+        .order_by(DocumentRow.key)
+        .limit(limit)
+    ).all()
+    for row in rows:
+        _remove(session, row)
+    return len(rows)
+
+
+def _remove(session: Session, row: DocumentRow) -> None:
+    mine = select(RevisionRow.key).where(RevisionRow.document_key == row.key)
+    condemned.condemn(session, select(RevisionRow.blob).where(RevisionRow.key.in_(mine)))
+    condemned.condemn(session, select(ItemRow.picture).where(ItemRow.revision_key.in_(mine)))
     for revision in session.scalars(
         select(RevisionRow).where(RevisionRow.document_key == row.key)
     ).all():

@@ -451,6 +451,14 @@ def uploads_in_use(session: Session) -> set[str]:
     return {str(each["upload"]) for each in parameters if "upload" in each}
 
 
+def withdrawn(session: Session) -> list[dict[str, Any]]:
+    """Parameters of jobs whose uploads hold something that was deleted since."""
+    parameters = session.scalars(
+        select(JobRow.parameters).where(JobRow.state.in_(("failed", "cancelled")))
+    )
+    return [each for each in parameters if each.get("withdrawn")]
+
+
 def several(session: Session, ids: Sequence[str]) -> dict[str, Job]:
     """Those of the jobs that exist, with few of the skipped."""
     found = _jobs(session, JobRow.id.in_(ids), len(ids), shown=SKIPPED_LISTED)
@@ -527,6 +535,8 @@ def _jobs(
             .order_by(SkippedRow.key)
             .limit(shown)
         ) if row.skipped or row.failed else ()  # fmt: skip
+        if collection is not None and collection.startswith("~"):
+            collection = ""  # it is being deleted
         yield _job(row, collection, [Skipped(name, reason) for name, reason in skipped])
 
 

@@ -1,0 +1,245 @@
+"""What a deletion leaves to be done: files, caches, and bytes that the database has let go of.
+
+The rows are gone, and nothing is found any more, in the transaction of the deletion; the job that
+it begins removes the rest. Each step begins by looking what is left of it, so a job that was killed
+is simply worked again. Backups that were made before are nobody's to change from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from rag_owl import db, holds
+from rag_owl.db import AnswerRow, CollectionRow, GenerationRow, JobRow, SegmentRow
+from rag_owl.errors import DataFolderBusy, DataFolderError
+from rag_owl.ports import BlobStore
+from rag_owl.store import collections, condemned, documents, generations, jobs
+from rag_owl.store.jobs import Claim
+
+KIND = "delete"
+_ROWS_AT_ONCE = 100  # documents or answers of one transaction
+_BLOBS_AT_ONCE = 50  # removed while nobody may commit
+_PATIENCE = 600.0  # seconds for others to let go of old bytes
+_PAUSE = 0.2
+_LOOK_AGAIN = 1_800.0  # seconds that a look through all answers holds
+
+
+# --- beginning ------------------------------------------------------------------------------------
+
+
+def begin(session: Session, collection_key: int, key_id: str | None = None) -> str:
+    """The job that will remove what this transaction leaves behind; its id.
+
+    One that has not begun yet is joined: deleting a thousand documents is one job or two.
+    """
+    waiting = session.scalar(
+        select(JobRow.id)
+        .where(
+            JobRow.collection_key == collection_key, JobRow.kind == KIND, JobRow.state == "queued"
+        )
+        .limit(1)
+        .with_for_update()  # nobody begins it before this is committed
+    )
+    if waiting is not None:
+        return waiting
+    return jobs.create(session, collection_key, KIND, {"of": uuid.uuid4().hex}, key_id)[0]
+
+
+def delete_collection(session: Session, name: str, key_id: str | None = None) -> str:
+    """From now on there is none of that name; the id of the job that removes what it held.
+
+    Raises `NotFound`.
+    """
+    key = collections.get(session, name).key
+    collections.bury(session, key)
+    for job in session.scalars(
+        select(JobRow.id).where(
+            JobRow.collection_key == key, JobRow.state.in_(jobs.UNFINISHED), JobRow.kind != KIND
+        )
+    ).all():
+        jobs.request_cancel(session, job)
+    return jobs.create(session, key, KIND, {"collection": name}, key_id)[0]
+
+
+# --- the job --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaner:
+    """What the job works with."""
+
+    engine: Engine
+    folder: Path
+    blobs: BlobStore
+    forget: Callable[[str], None]  # what caches hold of a blob
+    drop_vectors: Callable[[int], None]  # the dead ones of a collection, from every segment
+    remove_segments: Callable[[], None]  # files of those that are not searched any more
+    remove_upload: Callable[[Mapping[str, Any]], None]  # of a job's parameters
+
+
+def work(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """A `delete` job: until nothing is left (True), or asked to stop (False)."""
+    if "collection" in claim.parameters:
+        if not _empty_collection(cleaner, claim, stopping):
+            return False
+    elif claim.collection_key:
+        cleaner.drop_vectors(claim.collection_key)
+    if stopping():
+        return False
+    if not _remove_files(cleaner, claim, stopping):
+        return False
+    with db.writing(cleaner.engine) as session:
+        jobs.advance(session, claim)
+        condemned.forget_old(session)
+    return scrub(cleaner.engine, stopping)
+
+
+def _empty_collection(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Part by part, so that others may write between; the collection's own row last."""
+    key = claim.collection_key
+    while key:
+        if stopping():
+            return False
+        with db.writing(cleaner.engine) as session:
+            jobs.advance(session, claim)
+            more = documents.delete_some(session, key, _ROWS_AT_ONCE) or delete_answers(
+                session, AnswerRow.collection_key == key
+            )
+        if more:
+            continue
+        with db.writing(cleaner.engine) as session:
+            jobs.advance(session, claim)
+            generations.lock(session, key)
+            if _is_left_alone(session, claim):
+                mine = select(GenerationRow.key).where(GenerationRow.collection_key == key)
+                of_mine = SegmentRow.generation_key.in_(mine)
+                if session.scalar(select(func.count()).where(of_mine)):  # files go before rows
+                    generations.retire(session, list(session.scalars(mine)))
+                else:
+                    parameters = select(JobRow.parameters).where(JobRow.collection_key == key)
+                    for each in session.scalars(parameters).all():
+                        cleaner.remove_upload(each)
+                    # This job outlives its collection.
+                    session.execute(
+                        update(JobRow).where(JobRow.id == claim.job_id).values(collection_key=None)
+                    )
+                    session.execute(delete(CollectionRow).where(CollectionRow.key == key))
+                    return True
+        with holds.removing_files(cleaner.engine) as may:
+            if may:
+                cleaner.remove_segments()
+        time.sleep(_PAUSE)  # an ingest may be at its last batch
+    return True
+
+
+def _is_left_alone(session: Session, claim: Claim) -> bool:
+    """Whether nobody else works in the collection; who does is asked to stop."""
+    others = session.scalars(
+        select(JobRow.id).where(
+            JobRow.collection_key == claim.collection_key,
+            JobRow.state.in_(jobs.UNFINISHED),
+            JobRow.id != claim.job_id,
+        )
+    ).all()
+    for job in others:
+        jobs.request_cancel(session, job)
+    return not others
+
+
+def delete_answers(session: Session, which: Any, limit: int = _ROWS_AT_ONCE) -> int:
+    """The oldest answers for which the condition holds, with their evidence; how many."""
+    rows = session.scalars(
+        select(AnswerRow).where(which).order_by(AnswerRow.created_at).limit(limit)
+    ).all()
+    for row in rows:
+        condemned.condemn(session, condemned.of_answer(session, row))
+    session.execute(delete(AnswerRow).where(AnswerRow.id.in_([row.id for row in rows])))
+    return len(rows)
+
+
+def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Segments, uploads and blobs that nothing needs any more; False: asked to stop."""
+    looked = -_LOOK_AGAIN
+    with db.reading(cleaner.engine) as session:
+        withdrawn = jobs.withdrawn(session)
+    for parameters in withdrawn:
+        cleaner.remove_upload(parameters)
+    while True:
+        with holds.removing_files(cleaner.engine) as may:
+            if may:
+                cleaner.remove_segments()
+                with db.reading(cleaner.engine) as session:
+                    keys = condemned.pending(session, _BLOBS_AT_ONCE)
+                    if keys and time.monotonic() - looked > _LOOK_AGAIN:
+                        in_answers, looked = set(condemned.of_answers(session)), time.monotonic()
+                if not keys:
+                    return True
+                with db.writing(cleaner.engine) as session:
+                    jobs.advance(session, claim)
+                    now = condemned.collect(
+                        session, keys, in_answers, lambda key: _remove(cleaner, key)
+                    )
+                    jobs.advance(session, claim, found=now, done=now)  # files
+        if stopping():
+            return False
+        if not may:  # a backup copies files
+            time.sleep(_PAUSE)
+
+
+def _remove(cleaner: Cleaner, key: str) -> None:
+    cleaner.forget(key)
+    cleaner.blobs.delete(key)
+
+
+def forget_caches(folder: Path, key: str) -> None:
+    """What a data folder's own caches hold of a blob."""
+    for pattern in (f"thumbnails/*/{key[:2]}/{key[2:]}.jpg", f"features/*/{key[:2]}/{key}*"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def scrub(engine: Engine, stopping: Callable[[], bool] = lambda: False) -> bool:
+    """Leave no byte of deleted rows in an SQLite file; False: asked to stop.
+
+    Overwritten on deletion (`secure_delete`) are rows; the words index keeps deleted words until
+    its parts are merged, pages keep copies of rows that moved, and the write-ahead log is a copy of
+    all. On PostgreSQL deleted rows go when autovacuum comes by. Raises `DataFolderBusy`.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    until = time.monotonic() + _PATIENCE
+    try:
+        with closing(
+            sqlite3.connect(str(engine.url.database), timeout=60, isolation_level=None)
+        ) as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            connection.execute("INSERT INTO item_words (item_words) VALUES ('optimize')")
+            connection.execute("VACUUM")
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if stopping():
+                    return False
+                if time.monotonic() > until:
+                    raise DataFolderBusy(
+                        "what was deleted is still in the database's log, because another process "
+                        "reads an old state; end it, then retry the job"
+                    )
+                time.sleep(_PAUSE)
+    except sqlite3.OperationalError as error:
+        raise DataFolderError(
+            f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make space for "
+            "a second copy of the database, then retry the job"
+        ) from error
+    return True

@@ -1,0 +1,157 @@
+"""Blobs to be deleted, and how those survive that somebody stores at the same moment.
+
+Whoever stores rows that refer to blobs put the bytes before, and calls `keep` in the transaction
+of the rows. Whoever deletes says `condemn` in the transaction of the deletion; later a collector
+calls `collect`, which deletes files within a transaction, one collector at a time, and never while
+a `keep` is not committed yet. So either the collector sees the new rows and leaves the blob, or
+`keep` sees that it is gone and raises `BlobsGone`; then `forgive` it, put the bytes again, and do
+the same again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from sqlalchemy import Select, delete, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from rag_owl.db import AnswerRow, CitationRow, CondemnedRow, ItemRow, RevisionRow
+from rag_owl.errors import BlobsGone
+from rag_owl.store import blob_uses
+
+_ADVISORY = 7_236_454
+_AT_ONCE = 500
+_REMEMBERED = 7 * 86_400.0  # seconds that a collected blob is remembered: longer than any batch
+_SAVING = 3_600.0  # seconds between an answer's time and its commit, at most
+
+
+def condemn(session: Session, keys: Select[tuple[str | None]] | Iterable[str]) -> None:
+    """Blobs that rows which go now refer to. A query is run now, before the rows go."""
+    if isinstance(keys, Select):
+        keys = [key for key in session.scalars(keys.distinct()) if key is not None]
+    now, wanted = time.time(), list(dict.fromkeys(keys))
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    for at in range(0, len(wanted), _AT_ONCE):
+        statement = dialect.insert(CondemnedRow).values(
+            [{"key": key, "since": now, "gone_at": None} for key in wanted[at : at + _AT_ONCE]]
+        )
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["key"], set_={"since": now, "gone_at": None}
+            )
+        )
+
+
+def keep(session: Session, keys: Collection[str]) -> None:
+    """These blobs were put, and rows of this transaction refer to them.
+
+    Raises `BlobsGone` where a collector was faster.
+    """
+    if not keys:
+        return
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_ADVISORY})"))
+    wanted, gone = list(keys), []
+    for at in range(0, len(wanted), _AT_ONCE):
+        part = wanted[at : at + _AT_ONCE]
+        rows = session.execute(
+            select(CondemnedRow.key, CondemnedRow.gone_at).where(CondemnedRow.key.in_(part))
+        ).all()
+        gone += [row.key for row in rows if row.gone_at is not None]
+        if saved := [row.key for row in rows if row.gone_at is None]:
+            session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(saved)))
+    if gone:
+        raise BlobsGone(gone)
+
+
+def is_condemned(session: Session, key: str) -> bool:
+    """Whether `keep` would have anything to do."""
+    return session.get(CondemnedRow, key) is not None
+
+
+def forgive(session: Session, keys: Collection[str]) -> None:
+    """Collected blobs will be put again."""
+    session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(list(keys))))
+
+
+def pending(session: Session, limit: int) -> list[str]:
+    return list(
+        session.scalars(
+            select(CondemnedRow.key)
+            .where(CondemnedRow.gone_at.is_(None))
+            .order_by(CondemnedRow.key)
+            .limit(limit)
+        )
+    )
+
+
+def collect(
+    session: Session,
+    keys: Collection[str],
+    in_answers: Collection[str],
+    remove: Callable[[str], None],
+) -> int:
+    """Remove those of the condemned blobs that nothing refers to; how many.
+
+    in_answers: what answers referred to when that was looked up, within the last hour: that takes
+    too long to be done here, while others wait.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY})"))
+    still = set(
+        session.scalars(
+            select(CondemnedRow.key).where(
+                CondemnedRow.key.in_(list(keys)), CondemnedRow.gone_at.is_(None)
+            )
+        )
+    )
+    used = still & (set(in_answers) | set(of_answers(session, time.time() - 2 * _SAVING)))
+    for column in (ItemRow.picture, RevisionRow.blob):
+        used.update(
+            key
+            for key in session.scalars(select(column).where(column.in_(still)).distinct())
+            if key
+        )
+    if used:
+        session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(used)))
+    gone = sorted(still - used)
+    for key in gone:
+        remove(key)
+    session.execute(
+        update(CondemnedRow).where(CondemnedRow.key.in_(gone)).values(gone_at=time.time())
+    )
+    return len(gone)
+
+
+def of_answers(session: Session, since: float = 0.0) -> Iterator[str]:
+    """The blobs that answers refer to, and their evidence."""
+    requests = select(AnswerRow.request).where(AnswerRow.created_at >= since)
+    for request in session.scalars(requests.execution_options(yield_per=1_000)):
+        yield from blob_uses.of_row("answers", {"request": request})
+    evidence = (
+        select(CitationRow.citation)
+        .join(AnswerRow, AnswerRow.id == CitationRow.answer_id)
+        .where(AnswerRow.created_at >= since)
+    )
+    for citation in session.scalars(evidence.execution_options(yield_per=1_000)):
+        yield from blob_uses.of_row("citations", {"citation": citation})
+
+
+def of_answer(session: Session, row: AnswerRow) -> list[str]:
+    evidence = select(CitationRow.citation).where(CitationRow.answer_id == row.id)
+    found = list(blob_uses.of_row("answers", {"request": row.request}))
+    for citation in session.scalars(evidence):
+        found += blob_uses.of_row("citations", {"citation": citation})
+    return found
+
+
+def collected(session: Session) -> list[str]:
+    """Blobs that were collected lately: no cache needs what was made of them."""
+    return list(session.scalars(select(CondemnedRow.key).where(CondemnedRow.gone_at.is_not(None))))
+
+
+def forget_old(session: Session) -> None:
+    old = CondemnedRow.gone_at < time.time() - _REMEMBERED
+    session.execute(delete(CondemnedRow).where(old))
