@@ -169,6 +169,13 @@ class Settings(BaseSettings):
         description="What checks citations beside their exact words: `owl-nano`, `none`, or the "
         "folder or hub id of a sentence-transformers cross-encoder for inference.",
     )
+    abstain_below: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Probability that the collection holds the answer below which `sentences` and "
+        "`owl-nano` give none. Default: where they keep nine of ten answerable questions.",
+    )
     remote_calls: int = Field(
         32, ge=1, le=1_000, description="Questions that model servers are asked at once."
     )
@@ -177,13 +184,6 @@ class Settings(BaseSettings):
         "auto", description="Where a checkpoint runs: `auto` (a GPU where there is one), `cpu`, …"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-    abstain_below: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Probability that the collection holds the answer below which `sentences` and "
-        "`owl-nano` give none. Default: where they keep nine of ten answerable questions.",
-    )
         None, description="In which numbers it runs. Default: those of its checkpoint."
     )
     quantize: Literal["8bit", "4bit"] | None = Field(
