@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from rag_owl.api.cli import main
+from rag_owl.evaluation import dataset
 
 
 class Shell:
@@ -82,6 +83,18 @@ def test_mistakes_are_one_line(shell: Shell, arguments: list[str], said: str) ->
     assert (status, out) == (1, "")
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_the_sample_comes_with_questions(shell: Shell, tmp_path: Path) -> None:
+    status, _, err = shell.run("sample", tmp_path / "sample", "--questions", tmp_path / "s.jsonl")
+    assert status == 0, err
+    found = dataset.load(tmp_path / "s.jsonl", tmp_path / "sample")
+    assert len(found.questions) > 2_000
+    assert len(found.first(10)) == 10
+    assert set(found.first(10)) < set(found.first(20))
+    status, _, err = shell.run("sample", tmp_path / "sample", "--questions", tmp_path / "no" / "s")
+    assert status == 1
+    assert "cannot write" in err
 
 
 def test_owleval_is_told_by_its_form(shell: Shell, tmp_path: Path) -> None:

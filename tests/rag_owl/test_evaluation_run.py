@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from rag_owl import RagOwl
-from rag_owl.errors import Conflict, CorruptData, InvalidInput, NotFound
+from rag_owl.errors import Conflict, CorruptData, DataFolderError, InvalidInput, NotFound
 from rag_owl.evaluation import dataset, page, replay, replay_page, run, summary
 from rag_owl.evaluation.dataset import Asked
 from rag_owl.evaluation.journal import FILE, Journal, read
@@ -217,6 +218,22 @@ def test_a_torn_line_is_cut_off_and_a_damaged_one_is_said(tmp_path: Path) -> Non
     path.write_bytes(b"")  # killed before the first line
     with Journal(tmp_path, {"a": 1}) as journal:
         assert journal.rows == []
+
+
+def test_a_full_disk_leaves_what_was_kept(tmp_path: Path) -> None:
+    with Journal(tmp_path, {"a": 1}) as journal:
+        journal.append({"n": 1})
+        kept = journal.path.read_bytes()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 20, before[1]))
+        try:
+            with pytest.raises(DataFolderError, match="--out"):
+                journal.append({"n": "2" * 100})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert journal.path.read_bytes() == kept
+        journal.append({"n": 2})
+        assert read(journal.path)[1:] == [{"n": 1}, {"n": 2}]
 
 
 def test_a_killed_run_goes_on_where_it_was(rivers: RagOwl, questions: Path, tmp_path: Path) -> None:
