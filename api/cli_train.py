@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -122,6 +123,8 @@ def run(
             dtype=dtype, device=device, checkpointing=checkpointing,
         )  # fmt: skip
         result = run_stage(chosen, stage, model, examples, out, plan)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes says it
     card = json.loads((result / "card.json").read_text(encoding="utf-8"))
     if as_json:
         sys.stdout.write(json.dumps({"model": str(result), **card}) + "\n")

@@ -117,6 +117,7 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
             **losses,
         }
         adapters.write(local, stage, model, result, card)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 

@@ -223,3 +223,28 @@ def test_parts_are_the_same_every_time(data):
     learnt, held = split(examples, 0.25)
     assert len(learnt) + len(held) == len(examples)
     assert set(RECIPES) == {"owl1", "ovis", "owl3", "lora"}
+
+
+@pytest.mark.slow
+def test_two_processes_learn_together(data, tmp_path):
+    """Over gloo: every step sees both processes' batches, and one of them writes."""
+    base = write_owl3(tmp_path / "base")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+        "-m", "rag_owl.api.cli", "train", "run", "owl3", "--examples", str(data),
+        "--out", str(tmp_path / "out"), "--model", str(base), "--steps", "4", "--batch", "1",
+        "--held-back", "0.25", "--save-every", "2",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    result = tmp_path / "out" / "1-hyper" / "model"
+    assert json.loads((result / "card.json").read_text())["steps"] == 4
+    lines = (result.parent / "log.jsonl").read_text().splitlines()
+    alone = run_stage(
+        recipe("owl3"), 1, str(base), data, tmp_path / "alone",
+        Plan(steps=4, batch=2, save_every=2, held_back=0.25),
+    )  # fmt: skip
+    assert len(lines) == len((alone.parent / "log.jsonl").read_text().splitlines())
+    ours, theirs = load_local(result), load_local(alone)
+    first, second = (dict(m.model.named_parameters()) for m in (ours, theirs))
+    for name, parameter in first.items():
+        assert torch.allclose(parameter, second[name], atol=2e-3), name

@@ -1,0 +1,120 @@
+"""`rag-owl train`: from a collection's questions to examples, and owl-nano trained on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from rag_owl import RagOwl
+from rag_owl.api import train_data
+from rag_owl.api.cli import app
+from rag_owl.errors import InvalidInput
+from rag_owl.evaluation.dataset import load
+from rag_owl.model.registry import Surroundings, load_answerer
+from rag_owl.model.statements import ABSTENTION
+from rag_owl.model.train.examples import Pictures, read_examples
+from rag_owl.model.train.nano import further
+
+torch.set_num_threads(1)
+TOWNS = {"Alba": "red", "Brune": "green", "Corin": "blue", "Dorne": "white", "Elmet": "black"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """Five towns with pictures; questions in words, with pictures, and one without answer."""
+    root = tmp_path_factory.mktemp("train")
+    files = root / "files"
+    files.mkdir()
+    rows = []
+    for town, colour in TOWNS.items():
+        Image.new("RGB", (60, 40), colour).save(files / f"{town.lower()}.png")
+        text = f"{town} has a {colour} tower. <b>The mayor</b> is [1] {town}us."
+        (files / f"{town.lower()}.txt").write_text(text)
+        start = text.index(colour)
+        place = {"document": f"{town.lower()}.png", "start": start, "end": start + len(colour)}
+        rows += [
+            {"id": f"{town}/words", "question": f"Which tower has {town}?", "answers": [colour],
+             "items": [place]},
+            {"id": f"{town}/picture", "question": "Who is the mayor here?",
+             "images": [f"files/{town.lower()}.png"], "answers": [f"{town}us"]},
+        ]  # fmt: skip
+    rows.append({"id": "none", "question": "Who painted the harbour?", "answers": []})
+    (root / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with RagOwl.open(root / "data", text_embedder="hashing", picture_embedder="descriptor") as owl:
+        owl.ingest("towns", [files])
+        statistics = train_data.make(
+            owl, "towns", load(root / "q.jsonl"), root / "examples", k=3, missing=0.3
+        )
+    return root, statistics
+
+
+def test_examples_are_what_a_model_will_meet(made):
+    root, statistics = made
+    examples = {e.id: e for e in read_examples(root / "examples")}
+    assert statistics["examples"] == len(examples) == 11
+    kinds = statistics["kinds"]
+    assert kinds["unanswerable"] == 1
+    assert kinds["answered"] + kinds["made unanswerable"] == 10
+    assert kinds["made unanswerable"] > 0
+    for name, example in examples.items():
+        assert len(example.items) == 3
+        assert len({item.id for item in example.items}) == 3
+        assert all(Pictures(root / "examples").get(i.picture) for i in example.items)
+        if example.gold:
+            (at,) = example.gold
+            assert example.items[at].title.lower() == name.split("/")[0].lower()
+            assert example.answer == f"{example.short} [{at + 1}]"
+            assert example.short in example.items[at].text
+        else:
+            assert example.answer == ABSTENTION
+            assert not any(name.split("/")[0] in (i.text or "") for i in example.items)
+        assert bool(example.images) == name.endswith("/picture")
+    page = (root / "examples" / "preview.html").read_text()
+    assert "&lt;b&gt;The mayor" in page
+    assert "<b>The mayor" not in page
+    with RagOwl.open(root / "data") as owl, pytest.raises(InvalidInput, match="already"):
+        train_data.make(owl, "towns", load(root / "q.jsonl"), root / "examples")
+
+
+def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
+    root, _ = made
+    out = tmp_path / "out"
+    told = CliRunner().invoke(app, [
+        "train", "run", "nano", "--examples", str(root / "examples"), "--out", str(out),
+        "--epochs", "4", "--held-back", "0.2", "--rate", "1e-4", "--json",
+    ])  # fmt: skip
+    assert told.exit_code == 0, told.output
+    card = json.loads(told.stdout)
+    losses = [json.loads(line)["loss"] for line in (out / "nano" / "log.jsonl").open()]
+    assert losses[-1] < losses[0]
+    again = further.run(root / "examples", out)  # it ended: nothing is done again
+    assert str(again) == card["model"]
+    assert len((out / "nano" / "log.jsonl").read_text().splitlines()) == len(losses)
+    blobs = Pictures(root / "examples")
+    around = Surroundings(lambda: None, blobs, tmp_path / "features", 0, 64)
+    model = load_answerer(str(again), around)
+    example = next(e for e in read_examples(root / "examples") if e.gold and not e.images)
+    draft = model.answer(example.context())
+    assert model.name == draft.model == "model"
+    assert draft.abstained or draft.short in example.items[draft.attributions[0].source].text
+    bundled = load_answerer("owl-nano", around)
+    assert (model.best(example.context()).score) != bundled.best(example.context()).score
+
+
+def test_what_cannot_be_trained_is_said(made, tmp_path: Path):
+    root, _ = made
+    for arguments, said in (
+        (["run", "nano", "--examples", str(tmp_path)], "make-data"),
+        (["run", "lora", "--examples", str(root / "examples")], "needs --model"),
+        (["run", "x", "--examples", str(root / "examples"), "--model", "y"], "no recipe 'x'"),
+    ):
+        told = CliRunner().invoke(app, ["train", *arguments, "--out", str(tmp_path / "out")])
+        assert told.exit_code != 0
+        assert said in told.output + str(told.exception)
+    told = CliRunner().invoke(app, ["train", "recipes", "--json"])
+    assert set(json.loads(told.stdout)) == {"owl1", "ovis", "owl3", "lora", "nano"}
