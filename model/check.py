@@ -29,6 +29,17 @@ NAMES: dict[Family, str] = {
     "ovis16": "Ovis 1.6",
     "qwen2_vl": "Qwen2-VL",
 }
+HUB_IDS: dict[Family, tuple[str, ...]] = {  # as published
+    "owl3": (
+        "mPLUG/mPLUG-Owl3-7B-240728",
+        "mPLUG/mPLUG-Owl3-1B-241014",
+        "mPLUG/mPLUG-Owl3-2B-241014",
+        "mPLUG/mPLUG-Owl3-7B-241101",
+    ),
+    "owl1": ("MAGAer13/mplug-owl-llama-7b",),
+    "ovis16": ("AIDC-AI/Ovis1.6-Gemma2-9B", "AIDC-AI/Ovis1.6-Llama3.2-3B"),
+    "qwen2_vl": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+}
 
 
 @dataclass(frozen=True, slots=True)

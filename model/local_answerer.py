@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rag_owl.errors import InvalidQuestion, OutOfMemory
 from rag_owl.model.drawn import Drawn, Record, tokens_of
@@ -25,6 +25,18 @@ FRAMES = 64  # of the films of one question, unless told otherwise
 MOST_FRAMES = 400
 
 OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a question was turned into."""
+
+    laid: EvidencePrompt
+    prompt: Prompt
+    memories: tuple[VisualMemory, ...]  # of the prompt's pictures, in order
+    sights: Sights
+    failed: dict[str, str]  # views that cannot be read, and why
+    seconds: float  # of the user's video
 
 
 class LocalAnswerer:
@@ -74,20 +86,9 @@ class LocalAnswerer:
         too long for the model even without evidence. Raises OutOfMemory.
         """
         say = on_text or (lambda _: None)
-        seconds = self._film_seconds(context.question)
-        sights = Sights.of(context, seconds, self._most_frames, self._finest)
-        memories, failed = self._look(sights, lambda: say(""))
-        _check_question(sights, failed)
-        while True:
-            seen = [view for view in sights.views() if view.key in memories]
-            how = self._how({view.spot: memories[view.key].sizes or () for view in seen})
-            laid, prompt = self._fitting(context, sights.without(failed), how)
-            smaller = [view for view in laid.views if view.key not in memories]
-            if not smaller:
-                break
-            memories, failed = self._look_again(sights, smaller, memories, failed, lambda: say(""))
-        shown = [memories[view.key] for view in laid.views]
-        coming, record = self._run(prompt, shown, self._sampling_for(context.question))
+        seen = self._see(context, lambda: say(""))
+        laid, prompt = seen.laid, seen.prompt
+        coming, record = self._run(prompt, seen.memories, self._sampling_for(context.question))
         text = TextStream(self._tokenizer)
         with closing(coming) as tokens:
             for token in tokens:
@@ -101,9 +102,19 @@ class LocalAnswerer:
         return replace(
             self._draft(text, record, laid, prompt),
             usage=Usage(prompt.positions, len(text.ends)),
-            left_out=tuple(_left_out(context, sights, laid, failed)),
-            notes=tuple(_notes(context, sights, laid, failed, seconds)),
+            left_out=tuple(_left_out(context, seen.sights, laid, seen.failed)),
+            notes=tuple(_notes(context, seen.sights, laid, seen.failed, seen.seconds)),
         )
+
+    def tokens(self, context: Context, count: int) -> Generator[int | None, None, int]:
+        """`count` tokens of an answer, whatever they say, and None as `_run` gives it; returns
+        the prompt's positions. For measuring.
+        """
+        seen = self._see(context, lambda: None)
+        sampling = replace(self._sampling, max_new_tokens=count, stop_ids=())
+        coming, _ = self._run(seen.prompt, seen.memories, sampling)
+        yield from coming
+        return seen.prompt.positions
 
     def remember_picture(self, key: str) -> bool:
         """Encode a picture of the blob store ahead of any question, where a store is given.
@@ -122,6 +133,22 @@ class LocalAnswerer:
         return features.get(self._looker.identity, view.key) is not None
 
     # --- before the first token -------------------------------------------------------------
+
+    def _see(self, context: Context, between: Callable[[], None]) -> Seen:
+        """Look at all there is to see, and lay out as much of it as the model has room for."""
+        seconds = self._film_seconds(context.question)
+        sights = Sights.of(context, seconds, self._most_frames, self._finest)
+        memories, failed = self._look(sights, between)
+        _check_question(sights, failed)
+        while True:
+            seen = [view for view in sights.views() if view.key in memories]
+            how = self._how({view.spot: memories[view.key].sizes or () for view in seen})
+            laid, prompt = self._fitting(context, sights.without(failed), how)
+            smaller = [view for view in laid.views if view.key not in memories]
+            if not smaller:
+                shown = tuple(memories[view.key] for view in laid.views)
+                return Seen(laid, prompt, shown, sights, failed, seconds)
+            memories, failed = self._look_again(sights, smaller, memories, failed, between)
 
     def _film_seconds(self, question: Question) -> float:
         if question.video is None:

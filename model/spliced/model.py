@@ -61,8 +61,7 @@ class Spliced(nn.Module):
             model = cls(raw, tensors)
         tied = {"language_model.lm_head.weight"} if model._tied() else set()
         checkpoint.assign(model, tensors, optional=frozenset(tied))
-        if tied:
-            model.language_model.lm_head.weight = model.text_model.embed_tokens.weight
+        model.tie()
         model._make_tables(torch.device("cpu"))  # nothing is left without memory
         nn.Module.to(model, dtype=wanted)
         if quantize is not None:
@@ -147,6 +146,11 @@ class Spliced(nn.Module):
         """What no checkpoint holds, made where and as wide as it must be."""
         text = self.text_model
         text.rotary_emb = type(text.rotary_emb)(text.config).to(device)
+
+    def tie(self) -> None:
+        """Words that are written with the weights that they are read with, where it is so."""
+        if self._tied():
+            self.language_model.lm_head.weight = self.text_model.embed_tokens.weight
 
     def _tied(self) -> bool:
         return bool(self.language_model.config.tie_word_embeddings)

@@ -6,10 +6,14 @@ are asked for by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag_owl.errors import InvalidCheckpoint
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class ModelTokenizer:
@@ -22,13 +26,26 @@ class ModelTokenizer:
     def load(folder: str | Path) -> ModelTokenizer:
         """Raises InvalidCheckpoint: neither file there, or one that cannot be read."""
         folder = Path(folder)
-        for name, kind in (("tokenizer.json", _Json), ("tokenizer.model", _SentencePiece)):
-            if (folder / name).is_file():
-                return kind(folder, folder / name)
+        if (folder / "tokenizer.json").is_file():
+            return _Json.read(folder, folder / "tokenizer.json")
+        if (folder / "tokenizer.model").is_file():
+            return _SentencePiece(folder, folder / "tokenizer.model")
         raise InvalidCheckpoint(
             f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer.model. Copy it "
             "from the published model."
         )
+
+    @staticmethod
+    def of_bytes(controls: Sequence[str]) -> ModelTokenizer:
+        """One token per byte, and control tokens behind them: for models of random weights."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(c, special=True) for c in controls])
+        return _Json(Path(), tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self.encode_with_offsets(text)[0]
@@ -61,14 +78,18 @@ class ModelTokenizer:
 
 
 class _Json(ModelTokenizer):
-    def __init__(self, folder: Path, file: Path) -> None:
-        super().__init__(folder)
+    @classmethod
+    def read(cls, folder: Path, file: Path) -> _Json:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_file(str(file))
+            return cls(folder, Tokenizer.from_file(str(file)))
         except Exception as error:  # tokenizers raises plain Exceptions
             raise InvalidCheckpoint(f"{file} cannot be read ({error}).") from None
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        super().__init__(folder)
+        self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

@@ -1,0 +1,123 @@
+"""`rag-owl model bench` and `list`: every model's figures, no matter which; timing itself is not
+asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rag_owl.api.cli import app
+from rag_owl.errors import InvalidInput
+from rag_owl.model import bench
+from rag_owl.model.check import NAMES
+from rag_owl.model.spliced.families import FAMILIES
+from rag_owl.model.spliced.sizes import CONTROLS, random_model, random_processor
+from tests.model.families import write_qwen2_vl
+
+torch.set_num_threads(1)  # tiny models lose more to threads than they gain
+
+
+def test_all_families_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAG_OWL_DATA", str(tmp_path / "data"))
+    folder = write_qwen2_vl(tmp_path / "mine")
+    arguments = ["model", "bench", "sentences", str(folder), "--random", "tiny", "--pictures"]
+    done = CliRunner().invoke(app, [*arguments, "0,1", "--tokens", "3", "--repeats", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    measured = json.loads(done.stdout)
+    assert "torch" in measured["machine"]
+    rows = {(row["model"], row["pictures"]): row for row in measured["rows"]}
+    names = ["sentences", str(folder), *(f"{family} (tiny)" for family in bench.RANDOM)]
+    assert list(dict.fromkeys(row["model"] for row in measured["rows"])) == names
+    assert len(rows) == 2 * len(names)
+    for (name, pictures), row in rows.items():
+        assert row["failed"] is None
+        assert row["first"] > 0
+        assert row["first_fresh"] > 0
+        if name != "sentences":
+            assert row["per_token"] > 0
+            assert measured["weights"][name] > 10**5
+            if pictures:
+                assert row["positions"] > rows[name, 0]["positions"]
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_table_has_ratios_and_says_what_failed():
+    rows = (
+        bench.Row("a", 1, 10, 0.01, 0.04, 0.002, 2**21),
+        bench.Row("b", 1, None, 0.02, 0.02, None, None),
+        bench.Row("b", 8, None, 0.0, 0.0, None, None, "no room for 8 pictures"),
+    )
+    lines = bench.table(bench.Measured("a machine", {"a": 10**9, "b": 0}, rows)).split("\n")
+    assert lines[0] == "a machine"
+    assert "a: 1.000 GB of weights" in lines
+    a, b, failed = lines[-3:]
+    assert "| 4.00 x | 2.00 ms | 500.0 | 2 MiB | 1.00 x a | 1.00 x a |" in a
+    assert "| 2.00 x a |" in b
+    assert "not measured: no room for 8 pictures" in failed
+
+
+def test_a_picture_of_the_figures(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    rows = (bench.Row("a", 1, 10, 0.01, 0.04, 0.002, 2**21), bench.Row("b", 1, 9, 1, 1, None, None))
+    bench.plot(bench.Measured("a machine", {}, rows), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_measured_is_said():
+    run = CliRunner().invoke
+    for arguments, says in (
+        ([], "name models"),
+        (["sentences", "--pictures", "one"], "--pictures one"),
+        (["--random", "huge"], "tiny or published"),
+        (["no-such-model", "--pictures", "1"], "no answering model 'no-such-model'"),
+    ):
+        done = run(app, ["model", "bench", *arguments])
+        assert done.exit_code != 0
+        assert isinstance(done.exception, Exception)
+        assert says in str(done.exception)
+    with pytest.raises(InvalidInput):
+        bench.measure([], [1], tokens=1)
+
+
+def test_the_list_names_all_families():
+    found = json.loads(CliRunner().invoke(app, ["model", "list", "--json"]).stdout)
+    assert found["bundled"] == ["sentences", "owl-nano"]
+    assert set(found["families"]) == set(NAMES)
+    said = CliRunner().invoke(app, ["model", "list"]).stdout
+    for family in found["families"].values():
+        assert family["name"] in said
+        assert all(name in said for name in family["hub"])
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_random_models_are_the_same_for_the_same_seed(family: str, tmp_path: Path):
+    one, same, other = (random_model(family, seed=seed) for seed in (1, 1, 2))
+    weights = [next(iter(model.parameters())) for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not any(weight.is_meta for model in (one,) for weight in model.buffers())
+    text = random_processor(family, one).tokenizer
+    assert text.decode(text.encode("an öwl 🦉")) == "an öwl 🦉"
+    for control in CONTROLS[family]:
+        assert text.control(control) not in text.encode(control)
+    with pytest.raises(InvalidInput, match="no family"):
+        random_model("parrot")
+
+
+def test_published_sizes_have_as_many_parameters_as_published():
+    from rag_owl.model.spliced.sizes import _CONFIGS, _shapes
+
+    counts = {}
+    for family, config in _CONFIGS.items():
+        raw = config("published")
+        with torch.device("meta"):
+            model = FAMILIES[family].model()(raw, _shapes(family, raw))
+        model.tie()
+        counts[family] = sum(weight.numel() for weight in model.parameters())
+    assert counts["owl1"] == 7_123_068_928
+    assert counts["qwen2_vl"] == 8_291_375_616
+    assert 2 * counts["ovis16"] / 1e9 == pytest.approx(20.41, abs=0.05)  # GB of its files in bf16
