@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu                # 7b in bf16 on the GPU; `tiny` where there is none
 
-Imports nothing of the project but `rag_owl.model`. Exits 1 when something is wrong or too slow to
+At last all families at their published sizes, with random weights, side by side. Exits 1 when something is wrong or too slow to
 be measured; the printed tables are also written under `benchmarks/results/`.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.families import compare
 from benchmarks.owl3 import (
     RESULTS,
     attribution_cost,
@@ -232,6 +233,10 @@ def main() -> int:
     name = f"gpu-{args.size}-{device.type}"
     lines = [line for text in extra for line in (text, "")]
     print(report(name, heading, rows, lines, args.out))
+    if suite.left > 120:
+        del model  # the others are loaded one at a time, and need its place
+        size, counts = ("published", [1, 8, 32]) if cuda else ("tiny", [1])
+        print(compare(size, device.type, counts, args.steps, 1, args.out))
     print(f"{time.monotonic() - suite.started:.0f} s; {suite.failed} checks failed")
     return 1 if suite.failed else 0
 

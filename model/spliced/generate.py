@@ -45,6 +45,7 @@ def stream_embeds(
     text = [int(token) for token in input_ids if token >= 0]
     sampler = Sampler(how, text, model.text_model.config.vocab_size)
     used = embeds.shape[1]
+    last = None if positions is None else positions.max()
     with torch.no_grad():
         logits, cache = model.step(embeds, None, watcher, positions)
     for count in range(1, how.max_new_tokens + 1):
@@ -54,9 +55,8 @@ def stream_embeds(
             return
         with torch.no_grad():
             one = words(torch.tensor([[token]], device=model.device))
-            at = None
-            if positions is not None:
-                at = (positions.max() + count).expand(len(positions), 1, 1)
+            # The next word's position is one more than the largest of the prompt, on all axes.
+            at = None if last is None else (last + count).expand(3, 1, 1)
             logits, cache = model.step(one, cache, watcher, at)
         used += 1
 
