@@ -206,6 +206,7 @@ def _first(place: Place) -> Path:
 @dataclass
 class Outage:
     seconds: float  # until all was done, the outage included
+    away: float  # how long the database could not be reached, its start included
     ended: int  # processes that did not live through it
     repeated: int  # texts that were embedded more than once
     statuses: list[int]  # of /readyz: before, while it was away, afterwards
@@ -224,17 +225,19 @@ def outage(
             _until(lambda: ask() == 200)
             statuses = [ask()]
             _until(lambda: any(owl.job(job).items for job in running))
+            gone_at = time.perf_counter()
             with server.away():
                 time.sleep(away / 2)
                 statuses.append(ask())
                 time.sleep(away / 2)
+            was_away = time.perf_counter() - gone_at
             ended = end(owl, running)
             seconds = time.perf_counter() - began
             _until(lambda: ask() == 200)
             statuses.append(ask())
             gone = sum(each.poll() is not None for each in (*both, service))
     wrong = check(place, ended, jobs * texts)
-    return Outage(seconds, gone, place.embedded - jobs * texts, statuses, wrong)
+    return Outage(seconds, was_away, gone, place.embedded - jobs * texts, statuses, wrong)
 
 
 @contextmanager
@@ -314,7 +317,7 @@ def _outage(server: Server, scratch: Path, given: argparse.Namespace) -> list[st
     place = server.place(scratch, "away")
     seen = outage(server, place, given.jobs, given.texts, given.delay, given.away)
     print(
-        f"without a database for {given.away:.0f} s while two workers ingest "
+        f"without a database for {seen.away:.0f} s while two workers ingest "
         f"{given.jobs * given.texts} texts: all done after {seen.seconds:.0f} s; processes that "
         f"ended: {seen.ended} of 3; texts embedded again: {seen.repeated}; /readyz before, "
         f"meanwhile, afterwards: {seen.statuses}",
