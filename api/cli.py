@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -258,10 +258,17 @@ def answer(
 def jobs(
     job: Annotated[str | None, typer.Argument(help="One job's id; without, the newest.")] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop that job.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Let that job go on, or again.")] = False,
+    begin: Annotated[
+        str | None, typer.Option("--begin", help="Begin a job: merge or verify.")
+    ] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", help="Of it alone, for --begin.")
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show jobs: what was added, what was skipped and why."""
+    """Show jobs: what was added, what was skipped and why, how fast and until when."""
     from rag_owl.api import show, wire
 
     with _open(data) as owl:
@@ -269,6 +276,15 @@ def jobs(
             if job is None:
                 raise InvalidInput("--cancel needs the job's id")
             owl.cancel_job(_known("job", job))
+        if retry:
+            if job is None or cancel:
+                raise InvalidInput("--retry needs the job's id, and no --cancel")
+            job = owl.retry_job(_known("job", job)).id
+        if begin is not None:
+            if job is not None or begin not in ("merge", "verify"):
+                raise InvalidInput("--begin takes merge or verify, and no job's id")
+            kind: Literal["merge", "verify"] = "merge" if begin == "merge" else "verify"
+            job = owl.wait_for_job(owl.begin_upkeep(kind, collection).id).id
         found = [owl.job(_known("job", job))] if job else owl.jobs()
     if as_json:
         listed = [wire.job(each) for each in found]

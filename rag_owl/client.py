@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -669,6 +669,28 @@ class RagOwl:
         """It stops after the batch at hand; what it has added stays."""
         with db.writing(self.engine) as session:
             job_rows.request_cancel(session, job_id)
+
+    def retry_job(self, job_id: str) -> Job:
+        """Do it again: a failed or cancelled job goes on where it stopped, a done one begins anew.
+
+        Raises `NotFound`, and `Conflict` while it is not finished and nobody has cancelled it.
+        """
+        with db.writing(self.engine) as session:
+            again = job_rows.retry(session, job_id)
+        self.work_soon()
+        return self.job(again)
+
+    def begin_upkeep(self, kind: Literal["merge", "verify"], collection: str | None = None) -> Job:
+        """Begin to merge segments, or to compare every stored byte with its checksum.
+
+        collection: of it alone; None: all. Asked again while it is unfinished, this joins it.
+        Raises `NotFound`.
+        """
+        with db.writing(self.engine) as session:
+            key = collections.get(session, collection).key if collection is not None else None
+            job_id, _ = job_rows.create(session, key, kind, {})
+        self.work_soon()
+        return self.job(job_id)
 
     def wait_for_job(self, job_id: str, on_progress: Callable[[Job], None] | None = None) -> Job:
         return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)

@@ -19,7 +19,7 @@ from rag_owl import RagOwl, db
 from rag_owl.errors import DataFolderBusy
 from rag_owl.indexer import pipeline
 from rag_owl.job_queue import prepare_queue
-from rag_owl.jobs import among_others
+from rag_owl.jobs import among_others, exclusively
 from rag_owl.store import collections, jobs
 from tests.consistency import problems
 
@@ -132,8 +132,12 @@ def test_a_running_job_is_cancelled_and_goes_on_when_tried_again(place: Place) -
 
 def test_nobody_repairs_while_a_job_runs_on_any_machine(place: Place) -> None:
     with place.open() as owl:
-        with among_others(owl.engine), pytest.raises(DataFolderBusy, match="being worked"):
-            owl.remove_orphans()
+        with (
+            among_others(owl.engine),
+            pytest.raises(DataFolderBusy, match="being worked"),
+            exclusively(owl.folder, 0, owl.engine),
+        ):
+            pass
         assert owl.remove_orphans() == 0
 
 
