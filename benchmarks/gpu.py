@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu                # 7b in bf16 on the GPU; `tiny` where there is none
 
-At last all families at their published sizes, with random weights, side by side. Exits 1 when something is wrong or too slow to
-be measured; the printed tables are also written under `benchmarks/results/`.
+At last all families at their published sizes, with random weights, side by side. Exits 1 when
+something is wrong or too slow to be measured; the printed tables are also written under
+`benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -233,10 +234,9 @@ def main() -> int:
     name = f"gpu-{args.size}-{device.type}"
     lines = [line for text in extra for line in (text, "")]
     print(report(name, heading, rows, lines, args.out))
-    if suite.left > 120:
+    if cuda and suite.left > 120:
         del model  # the others are loaded one at a time, and need its place
-        size, counts = ("published", [1, 8, 32]) if cuda else ("tiny", [1])
-        print(compare(size, device.type, counts, args.steps, 1, args.out))
+        print(compare("published", str(device), [1, 8, 32], args.steps, 1, args.out))
     print(f"{time.monotonic() - suite.started:.0f} s; {suite.failed} checks failed")
     return 1 if suite.failed else 0
 

@@ -113,11 +113,13 @@ def random_loader(family: str, size: str, **how: Any) -> Callable[[Path, BlobSto
             return Owl3Answerer(owl, words, blobs, store, name="owl3", sampling=sampling)
         from rag_owl.model.spliced import sizes
         from rag_owl.model.spliced.answerer import SplicedAnswerer
+        from rag_owl.model.spliced.families import PIXELS, Pixels
 
         model = sizes.random_model(
             family, "tiny" if size == "tiny" else "published", device=device, dtype=dtype
         )
-        processor = sizes.random_processor(family, model)
+        pixels = Pixels(20_000, 80_000) if size == "tiny" else PIXELS
+        processor = sizes.random_processor(family, model, pixels)
         return SplicedAnswerer(model, processor, blobs, store, name=family, sampling=sampling)
 
     return load
