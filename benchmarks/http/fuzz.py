@@ -79,7 +79,7 @@ def existing(server: Served, key: str) -> dict[str, str]:
 def run(
     server: Served, key: str, examples: int, folder: Path, names: dict[str, str], *more: str
 ) -> tuple[int, int]:
-    """One run: (exit status, how many cases), having printed its output."""
+    """One run: (exit status, how many cases), printing what it says."""
     config = folder / "schemathesis.toml"
     text = _CONFIG.format(
         examples=examples, deterministic="true", extra="false", accepted=json.dumps(_ACCEPTED)
@@ -92,13 +92,19 @@ def run(
     command = [
         str(Path(sys.executable).with_name("st")), "--config-file", str(config), "--no-color",
         "run", f"{server.address}/openapi.json", "--header", f"Authorization: Bearer {key}",
-        "--checks", "all", "--continue-on-failure", "--request-timeout", "60",
+        "--checks", "all", "--continue-on-failure", "--request-timeout", "300",
         "--suppress-health-check", "all", *more,
     ]  # fmt: skip
-    # It leaves a folder of its own where it runs.
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    print(done.stdout[-40_000:], done.stderr[-4_000:])
-    return done.returncode, cases(done.stdout)
+    # It leaves a folder of its own where it runs. A long run is watched as it goes.
+    said = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
+    ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            said.append(line)
+            print(line, end="", flush=True)
+    return running.returncode, cases("".join(said))
 
 
 def cases(output: str) -> int:
@@ -109,8 +115,9 @@ def cases(output: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=100, help="for each operation and phase")
+    parser.add_argument("--workers", type=int, default=1, help="requests at once")
     given = parser.parse_args()
-    print(machine())
+    print(machine(), flush=True)
     with scratch() as folder:
         data = folder / "data"
         key = prepare(data)
@@ -123,10 +130,12 @@ def main() -> None:
         with served(data, **settings) as server:
             names = existing(server, key)
             # Deleting what the other calls name, and the key itself, would leave them nothing.
+            many = ("--workers", str(given.workers))
+            size = (given.examples, folder)
             results = [
-                run(server, key, given.examples, folder, names, "--exclude-method", "DELETE"),
-                run(server, key, given.examples, folder, {}, *_NOT, "revoke_key"),
-                run(server, key, given.examples, folder, {}, "--include-method", "DELETE"),
+                run(server, key, *size, names, *many, "--exclude-method", "DELETE"),
+                run(server, key, *size, {}, *many, *_NOT, "revoke_key"),
+                run(server, key, *size, {}, *many, "--include-method", "DELETE"),
             ]
             alive = server.process.poll() is None
             log = server.log.read_text()

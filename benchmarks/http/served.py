@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-PATIENCE = 180  # seconds until it is ready
+PATIENCE = 900  # seconds until it is ready, on a machine that others use too
 
 
 @dataclass(frozen=True)
