@@ -33,6 +33,9 @@ def reindex(
     index_type: Annotated[
         str | None, typer.Option("--index-type", help="auto, flat, hnsw or ivf.")
     ] = None,
+    vector_engine: Annotated[
+        str | None, typer.Option("--vector-engine", help="faiss or milvus.")
+    ] = None,
     answerer: Annotated[
         str | None,
         typer.Option("--answerer", help="Have this model look at every picture now."),
@@ -74,6 +77,7 @@ def reindex(
         "text_embedder": text_embedder,
         "picture_embedder": picture_embedder,
         "index_type": index_type,
+        "vector_engine": vector_engine,
         "answerer": answerer,
     }
     with RagOwl.open(data) as owl:

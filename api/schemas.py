@@ -75,6 +75,7 @@ class Reindex(In):
         None, examples=["owl-nano-eyes"]
     )
     index_type: Literal["auto", "flat", "hnsw", "ivf"] | None = None
+    vector_engine: Literal["faiss", "milvus"] | None = None
     answerer: Annotated[Text, Field(min_length=1, max_length=500)] | None = Field(
         None, description="It looks at every picture now, where it remembers them."
     )

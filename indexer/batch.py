@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from rag_owl.indexer.milvus import name_of
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import (
     bulk,
@@ -216,8 +217,9 @@ def write_vectors(
     keys: Sequence[int],
     vectors: Sequence[Vector],
 ) -> segments.SegmentInfo:
-    """A new segment's files; it is searched when its row is activated."""
-    name = uuid.uuid4().hex
+    """A new segment's files, or more rows in Milvus; searched when the segment is activated."""
+    milvus = generation.vector_engine == "milvus"
+    name = name_of(generation.key, channel) if milvus else uuid.uuid4().hex
     manifest = store.write(
         name,
         np.asarray(keys, dtype=np.int64),

@@ -36,6 +36,10 @@ def merge_segments_of(
     alone and said so: it must not keep new documents from being found.
     """
     for channel in ("text", "picture"):
+        if generation.vector_engine == "milvus":
+            if final:
+                _delete_dead(engine, store, generation, channel)
+            continue
         with db.reading(engine) as session:
             active = segments.active(session, generation.key)
         mine = [segment for segment in active if segment.channel == channel]
@@ -101,6 +105,23 @@ def _merge(
             collections.touch_generation(session, generation.key)
 
 
+def _delete_dead(engine: Engine, store: SegmentStore, generation: Generation, channel: str) -> None:
+    """What stands for a merge where vectors can be deleted: first there, then their tombstones."""
+    with db.reading(engine) as session:
+        dead = segments.tombstones(session, generation.key, channel, for_good=True)
+        active = segments.active(session, generation.key)
+    mine = [segment for segment in active if segment.channel == channel]
+    if not dead or not mine:
+        return
+    for segment in mine:
+        store.delete(segment.id, dead)
+    with db.writing(engine) as session:
+        segments.clear_tombstones(session, generation.key, channel, dead)
+        segments.has_lost(session, mine[0].id, len(dead))
+        if generations.state_of(session, generation.key) == "live":
+            collections.touch_generation(session, generation.key)
+
+
 def drop_dead(engine: Engine, store: SegmentStore, collection_key: int) -> None:
     """Write every segment of the collection anew that holds vectors of what was deleted.
 
@@ -119,6 +140,10 @@ def drop_dead(engine: Engine, store: SegmentStore, collection_key: int) -> None:
 
 
 def _drop_dead(engine: Engine, store: SegmentStore, generation: Generation) -> None:
+    if generation.vector_engine == "milvus":
+        for channel in ("text", "picture"):
+            _delete_dead(engine, store, generation, channel)
+        return
     with db.reading(engine) as session:
         active = segments.active(session, generation.key)
     for segment in active:

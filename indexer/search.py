@@ -68,17 +68,30 @@ class _View:
     filtered: dict[str, _Allowed] = field(default_factory=dict)  # allowed keys by filter
 
     def nearest(
-        self, channel: str, query: NDArray[np.float32], k: int, allowed: _Allowed | None
+        self,
+        session: Session,
+        channel: str,
+        query: NDArray[np.float32],
+        k: int,
+        allowed: _Allowed | None,
     ) -> dict[int, float]:
         """Cosine by item key, best first."""
-        keys, scores = search_segments(
-            self.segments[channel],
-            query,
-            k,
-            allowed=None if allowed is None else allowed.keys,
-            excluded=self.dead[channel],
-        )
-        return dict(zip(keys.tolist(), scores.tolist(), strict=True))
+        excluded = self.dead[channel]
+        while True:
+            keys, scores = search_segments(
+                self.segments[channel],
+                query,
+                k,
+                allowed=None if allowed is None else allowed.keys,
+                excluded=excluded,
+            )
+            found = dict(zip(keys.tolist(), scores.tolist(), strict=True))
+            if not any(segment.may_hold_more for segment in self.segments[channel]):
+                return found
+            known = items.having_vector(session, list(found), self.generation.splitter, channel)
+            if len(known) == len(found):
+                return found
+            excluded = np.union1d(excluded, sorted(set(found) - known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +216,7 @@ class HybridRetriever:
         depth = max(50, 2 * question.k)
         found: list[_Ranking] = []
         if queries.by_text is not None and "text" in queries.wanted:
-            hits = view.nearest("text", queries.by_text, depth, allowed)
+            hits = view.nearest(session, "text", queries.by_text, depth, allowed)
             found.append(_Ranking("text", hits))
         if queries.text and "words" in queries.wanted:
             only = None if allowed is None else allowed.members
@@ -212,7 +225,7 @@ class HybridRetriever:
             )
             found.append(_Ranking("words", dict(ranked)))
         for vector in queries.by_picture:
-            hits = view.nearest("picture", vector, depth, allowed)
+            hits = view.nearest(session, "picture", vector, depth, allowed)
             if not question.pictures:
                 hits = {key: s for key, s in hits.items() if s >= queries.text_floor}
             if queries.by_text is not None:

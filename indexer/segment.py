@@ -53,6 +53,8 @@ EXACT_ROWS = 20_000  # at most so many allowed rows are always compared exactly 
 class Segment:
     """An open segment; get one with `Segment.open`. Use one object from any number of threads."""
 
+    may_hold_more = False  # than the database knows of: nothing is activated before its commit
+
     def __init__(
         self,
         folder: Path,

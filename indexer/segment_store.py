@@ -67,6 +67,9 @@ class SegmentStore:
             self.folder / name, segments, excluded, index_type=index_type, manifest=manifest
         )
 
+    def delete(self, name: str, keys: Sequence[int]) -> None:
+        raise NotImplementedError("segment files never change")
+
     def remove(self, name: str) -> None:
         shutil.rmtree(self.folder / name, ignore_errors=True)
 

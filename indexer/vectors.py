@@ -9,14 +9,18 @@ from sqlalchemy.orm import Session
 
 from rag_owl.backup import Vectors
 from rag_owl.db import GenerationRow
+from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import segment_facts
+from rag_owl.indexer.milvus import PREFIX
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.restore import RestoredVectors
 from rag_owl.store import generations
 
 
 def export_vectors(store: SegmentStore, segment: str) -> Vectors:
-    """Raises `CorruptData` where the segment is missing or damaged."""
+    """Raises `CorruptData` where the segment is missing or damaged, or changes while it is read."""
+    if segment.startswith(PREFIX):
+        raise CorruptData(f"segment {segment} is in Milvus, which is not copied")
     opened = store.verify(segment)
 
     def blocks() -> Iterator[bytes]:

@@ -91,7 +91,7 @@ class RagOwl:
         """Use `RagOwl.open`."""
         self.settings = settings
         self.folder = settings.data.expanduser().resolve()
-        self.storage = storage = Storage.of(settings, self.folder)
+        self.storage = storage = Storage.of(settings, self.folder, engine)
         self._closing = threading.Event()
         self.blobs = storage.blobs
         self.engine = self._unlimited = engine
@@ -203,6 +203,7 @@ class RagOwl:
         """Finish the batch at hand and let go; an unfinished job is resumed at the next opening."""
         self._closing.set()
         self._runner.stop()
+        self.storage.close()
         self.models.close()
         self._decoders.close()
         self.engine.dispose()
@@ -258,6 +259,7 @@ class RagOwl:
         text_embedder: str | None = None,
         picture_embedder: str | None = None,
         index_type: str | None = None,
+        vector_engine: str | None = None,
         answerer: str | None = None,
         hold: bool = False,
         action: reindexing.Action = "build",
@@ -288,6 +290,7 @@ class RagOwl:
                 text_embedder=text_embedder,
                 picture_embedder=picture_embedder,
                 index_type=index_type,
+                vector_engine=vector_engine,
                 answerer=answerer,
                 hold=hold,
             )
@@ -726,7 +729,8 @@ class RagOwl:
             holds.keeping_files(self.engine, seconds=10),
         ):
             removed = remove_orphans(self.engine, self.segments)
-            removed += sweep(self.folder / "decoding") + uploads.sweep(self.engine, self.folder)
+            removed += sweep(self.folder / "decoding")
+            removed += uploads.sweep(self.engine, self.folder, self.storage.objects)
             with db.reading(self.engine) as session:
                 used = blob_uses.used(session)
             return removed + self.blobs.remove_unused(used, time.time() - _ORPHAN_SECONDS)

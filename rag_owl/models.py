@@ -98,12 +98,14 @@ class Models:
             text_dimension=text.dimension,
             picture_embedder=picture.name,
             picture_dimension=picture.dimension,
+            vector_engine=self._settings.vector_engine,
             index_type=self._settings.index_type,
         )
 
     def reindexed(self, live: Generation | None, chosen: Mapping[str, Any]) -> Generation:
-        """What a generation becomes: as `chosen` says by `text_embedder`, `picture_embedder` and
-        `index_type`, and otherwise as it is, with embedders as they are here now.
+        """What a generation becomes: as `chosen` says by `text_embedder`, `picture_embedder`,
+        `vector_engine` and `index_type`, and otherwise as it is, with embedders as they are here
+        now.
 
         Raises `ModelError` for an embedder that cannot be loaded.
         """
@@ -126,6 +128,7 @@ class Models:
             text_dimension=text.dimension,
             picture_embedder=picture.name,
             picture_dimension=picture.dimension,
+            vector_engine=chosen.get("vector_engine") or before.vector_engine,
             index_type=chosen.get("index_type") or before.index_type,
         )
 

@@ -12,8 +12,11 @@ from rag_owl.store import collections, generations, jobs, names
 Action: TypeAlias = Literal["build", "switch", "rollback", "drop"]
 IndexType: TypeAlias = Literal["auto", "flat", "hnsw", "ivf"]
 
+VectorEngine: TypeAlias = Literal["faiss", "milvus"]
+
 ACTIONS: tuple[Action, ...] = get_args(Action)
 INDEX_TYPES: tuple[IndexType, ...] = get_args(IndexType)
+VECTOR_ENGINES: tuple[VectorEngine, ...] = get_args(VectorEngine)
 
 
 def begin(
@@ -24,6 +27,7 @@ def begin(
     text_embedder: str | None = None,
     picture_embedder: str | None = None,
     index_type: str | None = None,
+    vector_engine: str | None = None,
     answerer: str | None = None,
     hold: bool = False,
     key_id: str | None = None,
@@ -37,6 +41,7 @@ def begin(
         "text_embedder": text_embedder,
         "picture_embedder": picture_embedder,
         "index_type": index_type,
+        "vector_engine": vector_engine,
         "answerer": answerer,
     }
     _check(action, chosen, hold)
@@ -98,4 +103,10 @@ def _check(action: str, chosen: dict[str, str | None], hold: bool) -> None:
     if index_type is not None and index_type not in INDEX_TYPES:
         raise InvalidInput(
             f"{index_type!r} is no index type; use {', '.join(INDEX_TYPES)}", "index_type"
+        )
+    vector_engine = chosen["vector_engine"]
+    if vector_engine is not None and vector_engine not in VECTOR_ENGINES:
+        raise InvalidInput(
+            f"{vector_engine!r} is no vector engine; use {', '.join(VECTOR_ENGINES)}",
+            "vector_engine",
         )

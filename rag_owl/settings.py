@@ -150,6 +150,14 @@ class Settings(BaseSettings):
         description="Further embedders that a reindex over HTTP may choose, with commas; the "
         "bundled ones and those above always.",
     )
+    vector_engine: Literal["faiss", "milvus"] = Field(
+        "faiss", description="What holds the vectors of new collections."
+    )
+    milvus_url: str | None = Field(
+        None,
+        description="Where Milvus is (`http://milvus:19530`), for collections whose vectors it "
+        "holds. Its token is read from `MILVUS_TOKEN`.",
+    )
     index_type: Literal["auto", "flat", "hnsw", "ivf"] = Field(
         "auto", description="Vector index of new collections; `auto` chooses by size."
     )

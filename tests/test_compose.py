@@ -252,7 +252,7 @@ def test_from_an_empty_place_to_a_first_answer(compose: Compose) -> None:
         compose.up("api") as api,
         httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http,
     ):
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
 
         def pause() -> None:
             assert time.monotonic() < deadline, httpx.get(f"{url}/readyz").text

@@ -97,6 +97,7 @@ def reindex_collection(
             text_embedder=wanted.text_embedder,
             picture_embedder=wanted.picture_embedder,
             index_type=wanted.index_type,
+            vector_engine=wanted.vector_engine,
             answerer=answerer,
             hold=wanted.hold,
             key_id=who.key_id,

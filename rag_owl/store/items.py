@@ -183,6 +183,16 @@ def with_vector(
     )
 
 
+def having_vector(session: Session, keys: Sequence[int], splitter: int, channel: str) -> set[int]:
+    """Those of the keys whose items exist and are in a channel's index."""
+    flag = ItemRow.in_text if channel == "text" else ItemRow.in_picture
+    return set(
+        session.scalars(
+            select(ItemRow.key).where(ItemRow.key.in_(keys), ItemRow.splitter == splitter, flag)
+        )
+    )
+
+
 def sample(session: Session, collection_key: int, splitter: int, count: int) -> list[Item]:
     """Up to `count` searched items, spread evenly over the collection."""
     keys = session.scalars(

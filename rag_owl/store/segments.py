@@ -39,6 +39,12 @@ def is_active(session: Session, name: str) -> bool:
 
 
 def activate(session: Session, generation_key: int, segment: SegmentInfo) -> None:
+    """From now on it is searched; one that is searched already has got so many more vectors."""
+    row = session.get(SegmentRow, segment.id, populate_existing=True)
+    if row is not None:
+        row.count = segment.count + (row.count if row.active else 0)
+        row.active, row.retired_at = True, None
+        return
     session.add(
         SegmentRow(
             id=segment.id,
@@ -69,6 +75,13 @@ def replace(
     if new is not None:
         activate(session, generation_key, new)
     clear_tombstones(session, generation_key, old[0].channel, dropped)
+
+
+def has_lost(session: Session, name: str, count: int) -> None:
+    """So many vectors were deleted from a segment that can be changed."""
+    session.execute(
+        update(SegmentRow).where(SegmentRow.id == name).values(count=SegmentRow.count - count)
+    )
 
 
 def retired(session: Session, before: float) -> list[str]:
