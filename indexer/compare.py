@@ -35,13 +35,13 @@ class Comparison:
     basis: str  # "questions": stored ones; "items": texts of items, because none were stored
     questions: int  # compared
     failed: int  # that one of the two could not be asked
-    same_documents: float | None  # mean overlap at k by document
-    same_locations: float | None  # mean overlap at k by place in the document
-    same_first: float | None  # how often both put the same place first
-    live_ms: float | None  # median
-    live_p95_ms: float | None
-    new_ms: float | None
-    new_p95_ms: float | None
+    same_documents: float | None = None  # mean overlap at k by document
+    same_locations: float | None = None  # mean overlap at k by place in the document
+    same_first: float | None = None  # how often both put the same place first
+    live_ms: float | None = None  # median
+    live_p95_ms: float | None = None
+    new_ms: float | None = None
+    new_p95_ms: float | None = None
     note: str | None = None
 
     def as_json(self) -> dict[str, Any]:

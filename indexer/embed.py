@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import re
 import threading
 import zlib
@@ -181,8 +182,9 @@ class HashingEmbedder:
 
 def _prepare(text: str, model: Any) -> str:
     """What a tokenizer takes: no lone surrogates, and not much more than the model can see."""
-    if model.max_seq_length:
-        text = text[: model.max_seq_length * CHARACTERS_PER_TOKEN]
+    longest = model.max_seq_length  # infinite for static embeddings
+    if longest and math.isfinite(longest):
+        text = text[: longest * CHARACTERS_PER_TOKEN]
     return text.encode("utf-8", "replace").decode()
 
 

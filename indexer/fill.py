@@ -136,7 +136,7 @@ def _add(
     keys: Keys,
     vectors: Vectors,
 ) -> bool:
-    info = write_vectors(shop.segments, generation, channel, keys.tolist(), vectors)
+    info = write_vectors(shop.segments, generation, channel, keys.tolist(), list(vectors))
     with db.writing(shop.engine) as session:
         # First of all the fence: whoever lost the job must not activate anything.
         stop = jobs.advance(session, claim)

@@ -285,3 +285,18 @@ def test_weights_that_give_no_direction_are_reported(clip_folder, tmp_path):
     model = load_picture_embedder(str(folder))
     with pytest.raises(ModelError, match="without direction"):
         model.embed_pictures([Image.new("RGB", (9, 9))])
+
+
+def test_a_static_embedder_has_no_longest_text(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", "owl", "fox"]
+    tokenizer = Tokenizer(models.WordLevel({w: at for at, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    embedding = StaticEmbedding(tokenizer, embedding_weights=np.eye(3, dtype=np.float32))
+    SentenceTransformer(modules=[embedding], device="cpu").save(str(tmp_path / "static"))
+    embedder = load_text_embedder(str(tmp_path / "static"), "cpu")
+    vectors = embedder.embed_texts(["owl " * 1_000, "fox"])
+    assert np.allclose(vectors, np.eye(3)[1:], atol=1e-6)
