@@ -75,8 +75,8 @@ class Ingest:
     def run(self) -> bool:
         """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
         remove_retired(self._shop.engine, self._shop.segments)
-        if not self._claim.scanned:
-            self._scan()
+        if not self._claim.scanned and not self._scan():
+            return False
         if self._claim.interrupted:
             with db.writing(self._shop.engine) as session:
                 # As many as one batch may hold: the one that ended the process is among them.
@@ -137,7 +137,8 @@ class Ingest:
                 return False
         return True
 
-    def _scan(self) -> None:
+    def _scan(self) -> bool:
+        """Find what is to be read; False when the job is to stop."""
         with db.writing(self._shop.engine) as session:
             jobs.restart_scan(session, self._claim)
         found: list[JobInput] = []
@@ -160,6 +161,8 @@ class Ingest:
         given = [paths.load(path) for path in self._claim.parameters["paths"]]
         follow = self._claim.parameters.get("follow_links", False)
         for each in scan(given, follow_links=follow, leave_out=self._shop.leave_out):
+            if self._stopping():
+                return False
             if isinstance(each, Skipped):
                 skipped.append(each)
             else:
@@ -177,6 +180,7 @@ class Ingest:
         store()
         with db.writing(self._shop.engine) as session:
             jobs.mark_scanned(session, self._claim)
+        return True
 
     def _read_alone(self, source: JobInput) -> bool:
         """As `_read`, where one of the next inputs may be what ended the process before."""

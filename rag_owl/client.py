@@ -347,8 +347,8 @@ class RagOwl:
         """
         with db.writing(self.engine) as session:
             key = collections.get(session, collection).key
+            collections.touch(session, key)  # held first, as by those who add: no deadlock
             documents.delete(session, key, document_id)
-            collections.touch(session, key)
             job_id = retention.begin(session, key)
         return self._begun(job_id, wait)
 

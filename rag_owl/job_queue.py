@@ -228,6 +228,7 @@ class QueueRunner:
         if self._stop.is_set():
             return
         self._connector = self._new_connector()
+        self._connector.gives_up = self._stop.is_set()
         app = App(connector=self._connector)
         app.task(name=_TASK, pass_context=True, retry=_Return())(self._work_task)
         async with app.open_async():
