@@ -160,7 +160,8 @@ def _local(
 def _tokens(answerer: LocalAnswerer, asked: Context, count: int) -> tuple[int, list[float]]:
     """-> positions of the prompt, seconds from the question to each token."""
     _synchronise(answerer)
-    start, times = time.perf_counter(), []
+    times: list[float] = []
+    start = time.perf_counter()
     coming = answerer.tokens(asked, count)
     while True:
         try:

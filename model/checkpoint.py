@@ -19,7 +19,14 @@ from rag_owl.errors import InvalidCheckpoint, ModelNotFound
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 # The files of a published repository that are ours to read: numbers and text, never code.
-DOWNLOADS = ["*.json", "*.safetensors", "pytorch_model*.bin", "merges.txt", "*.jinja"]
+DOWNLOADS = [
+    "*.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "merges.txt",
+    "tokenizer.model",
+    "*.jinja",
+]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -99,6 +99,10 @@ class Qwen2VLProcessor:
                     f"{file}: {name} {stated[name]}; the model in config.json has {value}."
                 )
         more = {name: stated[name] for name in ("image_mean", "image_std") if name in stated}
+        for name, value in more.items():
+            numbers = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+            if not numbers or len(value) != 3:
+                raise InvalidCheckpoint(f"{file}: {name} must be three numbers, not {value!r}.")
         processor = cls(
             tokenizer,
             Qwen2VLImageProcessorPil(**parts, **more),

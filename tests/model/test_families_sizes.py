@@ -114,6 +114,14 @@ def test_the_same_picture_as_source_and_as_the_user_s(qwen: SplicedAnswerer):
     assert qwen.model.pictures_seen == before + 2  # the user's in more detail
     assert draft.usage is not None
     assert draft.usage.prompt_tokens > 900 + 256
+    # All sizes of a picture are forgotten with it.
+    features = qwen._looker.features
+    assert features is not None
+    assert features.get(qwen.model.memory_identity, f"{key}.256") is not None
+    smaller = View.picture(key, 64)
+    qwen._looker.look([smaller], keep=True)
+    assert features.delete(key) == 2
+    assert features.get(qwen.model.memory_identity, smaller.key) is None
 
 
 def test_a_picture_that_goes_away_meanwhile(qwen: SplicedAnswerer):

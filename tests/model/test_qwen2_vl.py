@@ -297,6 +297,16 @@ def test_the_hub_s_own_names_and_config(
     assert torch.equal(model.step(one, positions=at)[0], again.step(two, positions=there)[0])
 
 
+def test_its_successors_are_told_apart(folder: Path, tmp_path: Path):
+    """Qwen2.5-VL's merger norms without a bias."""
+    weights = load_file(folder / "model.safetensors")
+    later = {name: w for name, w in weights.items() if not name.endswith("ln_q.bias")}
+    save_file(later, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
+    with pytest.raises(InvalidCheckpoint, match=r"or Qwen2-VL: .* model_type 'qwen2_5_vl'"):
+        family_of(tmp_path)
+
+
 def test_what_is_refused(model: Qwen2VL, processor: Qwen2VLProcessor, folder: Path, tmp_path: Path):
     piece = processor.piece([drawn(1, (90, 60))], 64)
     prompt = processor.prompt([Turn("user", (piece.shown,))])
@@ -327,6 +337,9 @@ def test_what_is_refused(model: Qwen2VL, processor: Qwen2VLProcessor, folder: Pa
     (broken / "preprocessor_config.json").write_text(json.dumps({"patch_size": 16}))
     tokenizer = ModelTokenizer.load(folder)
     with pytest.raises(InvalidCheckpoint, match="patch_size 16"):
+        Qwen2VLProcessor.load(tokenizer, broken, model.config, 784, 784)
+    (broken / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, "a", 1]}))
+    with pytest.raises(InvalidCheckpoint, match="image_mean must be three numbers"):
         Qwen2VLProcessor.load(tokenizer, broken, model.config, 784, 784)
     (broken / "preprocessor_config.json").unlink()
     other = model.config.__class__.from_dict(model.config.to_dict() | {"image_token_id": 7})
