@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from rag_owl import __version__, db
 from rag_owl.client import RagOwl
@@ -15,6 +16,7 @@ from rag_owl.errors import RagOwlError
 from rag_owl.indexer.embed import load_text_embedder
 from rag_owl.ports import PictureEmbedder
 from rag_owl.store import collections, segments
+from rag_owl.store.segments import SegmentInfo
 
 _PACKAGES = (
     "torch", "transformers", "sentence-transformers", "faiss-cpu", "faiss-gpu", "sqlalchemy",
@@ -47,9 +49,10 @@ def examine(owl: RagOwl, deep: bool = False) -> Iterator[Finding]:
         lambda: owl.models.answerer().name,
     )
     yield _try("database", lambda: _database(owl))
+    if deep:  # first the files: segments are made again from pictures
+        yield from _files(owl)
     yield from _segments(owl, deep)
     if deep:
-        yield from _blobs(owl)
         yield _try("orphans", lambda: f"{owl.remove_orphans()} files that nothing needs removed")
 
 
@@ -115,18 +118,16 @@ def _database(owl: RagOwl) -> str:
 
 def _segments(owl: RagOwl, deep: bool) -> Iterator[Finding]:
     with db.reading(owl.engine) as session:
-        active = [
-            info
-            for collection in collections.list_all(session)
-            if (key := collections.get(session, collection.name).key)
-            and (generation := collections.live_generation(session, key))
-            for info in segments.active(session, generation.key)
-        ]
+        active = _active(session)
     damaged = 0
-    if deep and (rebuilt := owl.repair()):
-        yield Finding("segments", True, f"{rebuilt} damaged ones were made again")
-        yield from _segments(owl, deep)
-        return
+    if deep:
+        try:
+            if rebuilt := owl.repair():
+                yield Finding("segments", True, f"{rebuilt} damaged ones were made again")
+        except RagOwlError as error:
+            yield Finding("segments", False, str(error))
+        with db.reading(owl.engine) as session:
+            active = _active(session)
     for info in active:
         try:
             check = owl.segments.verify if deep else owl.segments.open
@@ -139,14 +140,21 @@ def _segments(owl: RagOwl, deep: bool) -> Iterator[Finding]:
         yield Finding("segments", True, f"{len(active)} ({checked})")
 
 
-def _blobs(owl: RagOwl) -> Iterator[Finding]:
-    damaged = count = 0
-    for key in owl.blobs.list_keys():
-        count += 1
-        try:
-            owl.blobs.get(key)
-        except RagOwlError as error:
-            damaged += 1
-            yield Finding(f"blob {key}", False, str(error))
-    if not damaged:
-        yield Finding("blobs", True, f"{count}, checksums compared")
+def _active(session: Session) -> list[SegmentInfo]:
+    return [
+        info
+        for collection in collections.list_all(session)
+        if (key := collections.get(session, collection.name).key)
+        and (generation := collections.live_generation(session, key))
+        for info in segments.active(session, generation.key)
+    ]
+
+
+def _files(owl: RagOwl) -> Iterator[Finding]:
+    again, lost = owl.repair_files()
+    if again:
+        yield Finding("files", True, f"{len(again)} pictures were made again from their documents")
+    for key, what in lost.items():
+        yield Finding(f"blob {key}", False, what)
+    if not lost:
+        yield Finding("files", True, f"{sum(1 for _ in owl.blobs.list_keys())}, checksums compared")

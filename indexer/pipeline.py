@@ -25,7 +25,8 @@ from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
-from rag_owl.store import collections, condemned, documents, generations, jobs
+from rag_owl.settings import Quota
+from rag_owl.store import collections, condemned, documents, generations, jobs, quotas
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
@@ -54,6 +55,7 @@ class Workshop:
     embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
     """The embedders of a generation; without one, those for new collections and what they are."""
     leave_out: Sequence[Path] = ()  # folders that are never ingested: our own
+    quota_of: Callable[[str], Quota] = lambda _: Quota()
     remember_picture: Callable[[str], object] | None = None
     """Has the answering model look at a stored picture now, so that no question waits for it."""
 
@@ -66,6 +68,8 @@ class Ingest:
         self._claim = claim
         self._stopping = stopping
         self._batch = Batch()
+        self._quota = workshop.quota_of(claim.collection)
+        self._held: quotas.Holding | None = None
         self._images: list[tuple[Entry, Image]] = []
         self._size = FIRST_BATCH
         self._since = time.monotonic()
@@ -275,6 +279,9 @@ class Ingest:
             else:  # another name or other metadata
                 self._batch.seen.append(document)
             return True
+        if known is None and (full := self._why_full(document)):
+            self._batch.skipped.append(Skipped(loaded.name, full))
+            return True
         stored = known.items if known is not None else 0
         entry = Entry(document, stored)
         try:
@@ -317,6 +324,20 @@ class Ingest:
             )
         entry.complete = True
         return True
+
+    def _why_full(self, document: NewDocument) -> str | None:
+        """Why there is no room for it; None: there is."""
+        if self._quota == Quota():
+            return None
+        key = self._claim.collection_key
+        if self._held is None:
+            self._held = quotas.holding(self._looking(), key, self._quota)
+        now = quotas.Holding(self._held.documents, self._held.items + self._batch.items)
+        again = quotas.is_known_origin(self._looking(), key, document.origin)
+        why = quotas.excess(self._claim.collection, self._quota, now, again)
+        if why is None and not again:
+            self._held.documents += 1
+        return why
 
     def _looking(self) -> Session:
         """One view of the database per batch: looking up every document in its own costs more."""
@@ -385,6 +406,7 @@ class Ingest:
             self._view.close()
             self._view = None
         self._batch = Batch(reading=reading)
+        self._held = None  # it is counted again, with what others did meanwhile
         self._images.clear()
 
     def _let_reindex_end(self) -> None:

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,18 +57,25 @@ class BackupReport:
 
 
 def write_backup(
-    engine: Engine, folder: Path, blobs: BlobStore, target: Path, export: Export
+    engine: Engine,
+    folder: Path,
+    blobs: BlobStore,
+    target: Path,
+    export: Export,
+    fetch: Callable[[Mapping[str, Any]], None],
 ) -> BackupReport:
     """Write everything to a file that does not exist yet; it is whole, or it is not there.
 
-    folder: the data folder. Raises `Conflict` where the file exists, `DataFolderError` when it
-    cannot be written (a full disk), `DataFolderBusy` while another backup is being made.
+    folder: the data folder. fetch: has a job's upload in it, by the job's parameters. Raises
+    `Conflict` where the file exists, `DataFolderError` when it cannot be written (a full disk),
+    `DataFolderBusy` while another backup is being made.
     """
     target = Path(os.path.abspath(target))
     _check_free(target)
     try:
         with holds.keeping_files(engine), _arriving(target) as (file, scratch):
-            return _Backup(engine, folder, blobs, export, target, file, scratch).write()
+            run = _Backup(engine, folder, blobs, export, fetch, target, Writer(file), scratch)
+            return run.write()
     except OSError as error:
         raise DataFolderError(
             f"cannot write the backup {target}: {error.strerror or error}. "
@@ -112,16 +119,18 @@ class _Backup:
         folder: Path,
         blobs: BlobStore,
         export: Export,
+        fetch: Callable[[Mapping[str, Any]], None],
         target: Path,
-        file: IO[bytes],
+        writer: Writer,
         scratch: Path,
     ) -> None:
         self._engine = engine
         self._folder = folder
         self._blobs = blobs
         self._export = export
+        self._fetch = fetch
         self._target = target
-        self._writer = Writer(file)
+        self._writer = writer
         self._scratch = scratch
         self._rows: dict[str, int] = {}
         self._segments: list[str] = []
@@ -144,9 +153,9 @@ class _Backup:
                 )
                 for table, number, data in tables.parts(self._watched(connection, keys)):
                     self._writer.add_rows(table, number, data)
-                waiting = sorted(jobs.uploads_in_use(session))
-            for upload in waiting:
-                self._add_upload(upload)
+                waiting = {str(each["upload"]): each for each in jobs.upload_parameters(session)}
+            for upload in sorted(waiting):
+                self._add_upload(upload, waiting[upload])
             for segment in sorted(self._segments):
                 self._add_segment(segment)
             blobs = sum(self._add_blob(key) for key in keys.all())
@@ -170,15 +179,16 @@ class _Backup:
                 self._segments.append(row["id"])
             yield table, row
 
-    def _add_upload(self, upload: str) -> None:
+    def _add_upload(self, upload: str, parameters: Mapping[str, Any]) -> None:
         folder = self._folder / uploads.FOLDER / upload
         try:
+            self._fetch(parameters)
             files = sorted(path for path in folder.iterdir() if path.is_file())
             for number, path in enumerate(files):
                 name = f"uploads/{upload}/{number:09}"
                 self._writer.add_file(f"{name}.data", path)
                 self._writer.add_json(f"{name}.json", {"name": path.name})
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, RagOwlError):
             self._lacking.append(f"upload {upload}")
 
     def _add_segment(self, segment: str) -> None:

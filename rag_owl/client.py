@@ -41,6 +41,7 @@ from rag_owl.indexer.search import HybridRetriever
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.ports import Answerer, BlobStore
+from rag_owl.remote_blobs import RemoteBlobs
 from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
 from rag_owl.schedules import Schedules
 from rag_owl.schema import (
@@ -93,6 +94,7 @@ class RagOwl:
         self.folder = settings.data.expanduser().resolve()
         self.storage = storage = Storage.of(settings, self.folder, engine)
         self._closing = threading.Event()
+        self._forgotten_until = 0.0
         self.blobs = storage.blobs
         self.engine = self._unlimited = engine
         self.segments = storage.segments
@@ -119,7 +121,7 @@ class RagOwl:
             self._limits,
             self.models.gpu,
         )
-        schedules = Schedules(engine, settings.schedules, settings.scan_roots)
+        schedules = Schedules(engine, settings.periodic, settings.scan_roots)
         self._runner = self._make_runner(schedules)
 
     def _make_runner(self, schedules: Schedules) -> job_runner.Runner:
@@ -167,6 +169,7 @@ class RagOwl:
         except BaseException:
             engine.dispose()
             raise
+        owl._forget_collected()
         if work_jobs:
             owl._runner.start()
         return owl
@@ -368,9 +371,15 @@ class RagOwl:
     def cleaner(self) -> retention.Cleaner:
         """What a `delete` job works with."""
         from rag_owl.indexer.merge import drop_dead, remove_retired_now
+        from rag_owl.model.owl3.feature_objects import FeatureObjects
+
+        objects = self.storage.objects
+        shared = FeatureObjects(objects) if objects is not None else None
 
         def forget(key: str) -> None:
             retention.forget_caches(self.folder, key)
+            if shared is not None:
+                shared.delete(key[:2], f"{key}.")
 
         return retention.Cleaner(
             self.engine,
@@ -380,7 +389,15 @@ class RagOwl:
             partial(drop_dead, self.engine, self.segments),
             partial(remove_retired_now, self.engine, self.segments),
             lambda parameters: uploads.remove(self.folder, parameters, self.storage.objects),
+            self.settings.keep_answers_days,
+            self.settings.keep_pictures_days,
         )
+
+    def expire(self, wait: bool = True) -> Job:
+        """Delete what is older than the settings keep; by the clock it happens every hour."""
+        with db.writing(self.engine) as session:
+            job_id, _ = job_rows.create(session, None, "expire", {})
+        return self._begun(job_id, wait)
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -616,6 +633,7 @@ class RagOwl:
             self.blobs,
             _absolute(file),
             partial(export_vectors, self.segments),
+            lambda job: uploads.fetch(self.folder, job, self.storage.objects),
         )
 
     @classmethod
@@ -647,7 +665,9 @@ class RagOwl:
             import_vectors(session, Storage.of(chosen, folder).segments, vectors)
 
         def mark(folder: Path, identity: str) -> None:
-            mark_files(folder, Storage.of(chosen, folder).objects, identity)
+            objects = Storage.of(chosen, folder).objects
+            uploads.share(folder, objects)
+            mark_files(folder, objects, identity)
 
         return read_backup(
             _absolute(file),
@@ -718,6 +738,24 @@ class RagOwl:
             key,
         )
 
+    def repair_files(self) -> tuple[set[str], dict[str, str]]:
+        """Compare every stored file with its checksum, and make again what can be.
+
+        (blobs that were made again, those that stay lost with what is wrong and what to do).
+        """
+        from rag_owl.indexer import rebuild
+
+        lost = rebuild.find_lost(self.engine, self.blobs)
+        again = set[str]()
+        if lost:
+            again = rebuild.rebuild(self.engine, self.blobs, self._limits, self._decoders, lost)
+        stay = {
+            key: f"{what}; {rebuild.who_needs(self.engine, key)}"
+            for key, what in lost.items()
+            if key not in again
+        }
+        return again, stay
+
     def remove_orphans(self) -> int:
         """Delete files that nothing refers to, as killed processes leave them; how many.
 
@@ -751,12 +789,25 @@ class RagOwl:
             self.models.embedders_for,
             leave_out=[self.folder],
             remember_picture=self.models.remember_picture(),
+            quota_of=self.settings.quota_of,
         )
 
     def _tidy(self) -> None:
         """Remove what dead processes left. The caller holds the folder's lock."""
         remove_orphans(self.engine, self.segments)
         sweep(self.folder / "decoding")
+        self._forget_collected()
+
+    def _forget_collected(self) -> None:
+        """What this machine's caches hold of blobs that another machine's deletion collected."""
+        if self.engine.dialect.name == "postgresql":
+            with db.reading(self.engine) as session:
+                keys = condemned.collected(session, self._forgotten_until)
+            self._forgotten_until = time.time() - 60  # clocks differ a little
+            for key in keys:
+                retention.forget_caches(self.folder, key)
+                if isinstance(self.blobs, RemoteBlobs):
+                    self.blobs.forget(key)
 
     def _work(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         kind = KINDS.get(claim.kind)

@@ -87,7 +87,7 @@ def verify(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
 
 
 def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
-    """What a deletion leaves. parameters: of `rag_owl.retention`."""
+    """What a deletion leaves, or (`expire`) what is too old. parameters: of `rag_owl.retention`."""
     from rag_owl import retention
 
     return retention.work(owl.cleaner(), claim, stopping)
@@ -104,5 +104,6 @@ KINDS: dict[str, Kind] = {
     "merge": Kind(merge, "upkeep"),
     "verify": Kind(verify, "upkeep"),
     "delete": Kind(delete, "safety"),
+    "expire": Kind(delete, "safety"),
     # safety: backup (neither that nor delete may see the other half done)
 }

@@ -74,6 +74,10 @@ class RemoteBlobs:
         self._store.delete(self._name(key))
         self._cache.remove(*_place(key))
 
+    def forget(self, key: str) -> None:
+        """Remove the local copy."""
+        self._cache.remove(*_place(key))
+
     def list_keys(self) -> Iterator[str]:
         for entry in self._store.entries("blobs"):
             if (key := _key_of(entry.name)) is not None:

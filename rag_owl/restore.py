@@ -331,7 +331,9 @@ class _Restore:
             upload = str(job.parameters.get("upload", ""))
             if upload and upload in self.uploads:
                 where = paths.dump(self.folder / uploads.FOLDER / upload)
-                job.parameters = {**job.parameters, "paths": [where]}
+                # Checksums name files: ours, and not what the backup says that they are called.
+                known = uploads.checksums(self.place / uploads.FOLDER / upload)
+                job.parameters = {**job.parameters, "paths": [where], "checksums": known}
                 job.scanned = False
                 if unfinished:  # it begins anew, and finds unchanged what was read already
                     job.state = "queued"
@@ -424,4 +426,4 @@ _COUNTERS = (
     *("found", "added", "updated", "unchanged", "skipped", "items", "done", "failed"),
     *("claimed_handled", "interruptions"),
 )
-_KEPT_KINDS = ("delete",)  # what was deleted stays deleted, to its end
+_KEPT_KINDS = ("delete", "merge", "verify", "expire")  # which read nothing but what is stored

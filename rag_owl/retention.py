@@ -18,17 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, Text, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from rag_owl import db, holds
 from rag_owl.db import AnswerRow, CollectionRow, GenerationRow, JobRow, SegmentRow
 from rag_owl.errors import DataFolderBusy, DataFolderError
 from rag_owl.ports import BlobStore
-from rag_owl.store import collections, condemned, documents, generations, jobs
+from rag_owl.store import blob_uses, collections, condemned, documents, generations, jobs
 from rag_owl.store.jobs import Claim
 
-KIND = "delete"
+KIND, EXPIRE = "delete", "expire"
+EXPIRED = "The pictures and videos of this question are not kept any more."
 _ROWS_AT_ONCE = 100  # documents or answers of one transaction
 _BLOBS_AT_ONCE = 50  # removed while nobody may commit
 _PATIENCE = 600.0  # seconds for others to let go of old bytes
@@ -87,11 +88,16 @@ class Cleaner:
     drop_vectors: Callable[[int], None]  # the dead ones of a collection, from every segment
     remove_segments: Callable[[], None]  # files of those that are not searched any more
     remove_upload: Callable[[Mapping[str, Any]], None]  # of a job's parameters
+    keep_answers_days: float | None = None
+    keep_pictures_days: float | None = None
 
 
 def work(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
-    """A `delete` job: until nothing is left (True), or asked to stop (False)."""
-    if "collection" in claim.parameters:
+    """A `delete` or `expire` job: until nothing is left (True), or asked to stop (False)."""
+    if claim.kind == EXPIRE:
+        if not _expire(cleaner, claim, stopping):
+            return False
+    elif "collection" in claim.parameters:
         if not _empty_collection(cleaner, claim, stopping):
             return False
     elif claim.collection_key:
@@ -156,6 +162,41 @@ def _is_left_alone(session: Session, claim: Claim) -> bool:
     for job in others:
         jobs.request_cancel(session, job)
     return not others
+
+
+def _expire(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    for days, remove in (
+        (cleaner.keep_answers_days, delete_answers),
+        (cleaner.keep_pictures_days, _forget_asked),
+    ):
+        if days is None:
+            continue
+        before = AnswerRow.created_at < time.time() - days * 86_400
+        more = 1
+        while more:
+            if stopping():
+                return False
+            with db.writing(cleaner.engine) as session:
+                jobs.advance(session, claim)
+                more = remove(session, before, _ROWS_AT_ONCE)
+                jobs.advance(session, claim, found=more, done=more)
+    return True
+
+
+def _forget_asked(session: Session, which: Any, limit: int) -> int:
+    """Pictures and videos that questions came with; how many questions that were."""
+    asked = cast(AnswerRow.request, Text)
+    # As both databases write JSON: a list or a text that is not empty.
+    with_some = or_(asked.like('%"pictures": ["%'), asked.like('%"video": "%'))
+    rows = session.scalars(
+        select(AnswerRow).where(which, with_some).order_by(AnswerRow.created_at).limit(limit)
+    ).all()
+    for row in rows:
+        condemned.condemn(session, blob_uses.of_row("answers", {"request": row.request}))
+        notes = [*row.request.get("notes", ()), EXPIRED]
+        row.request = {**row.request, "pictures": [], "video": None, "notes": notes}
+    session.flush()
+    return len(rows)
 
 
 def delete_answers(session: Session, which: Any, limit: int = _ROWS_AT_ONCE) -> int:

@@ -78,13 +78,22 @@ class RemoteModel(BaseModel):
         return url.rstrip("/")
 
 
+class Quota(BaseModel):
+    """How much a collection may hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    documents: int | None = Field(None, ge=0)
+    items: int | None = Field(None, ge=0, description="Of current documents.")
+
+
 class Schedule(BaseModel):
     """A job that begins by the clock."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     cron: str = Field(description="Five fields, in UTC: `0 3 * * *` is each day at three.")
-    kind: Literal["ingest", "merge", "verify"]
+    kind: Literal["ingest", "merge", "verify", "expire"]
     collection: str | None = Field(None, description="Of `ingest` needed; else none: all.")
     path: Path | None = Field(None, description="Of `ingest`: what is looked through again.")
 
@@ -244,6 +253,22 @@ class Settings(BaseSettings):
     video_every: float = Field(
         1.0, ge=0.1, le=3_600, description="Seconds from one look at a video to the next."
     )
+    quotas: dict[str, Quota] = Field(
+        {},
+        description=(
+            "How much a collection may hold, as JSON: name → `documents`, `items`; `*` is each "
+            "that is not named (docs/operations.md)."
+        ),
+    )
+    keep_answers_days: float | None = Field(
+        None, ge=0, description="Answers are deleted when they are older. Default: never."
+    )
+    keep_pictures_days: float | None = Field(
+        None,
+        ge=0,
+        description="Pictures and videos of questions are deleted when they are older. Default: "
+        "with their answers.",
+    )
     max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
     decode_seconds: float = Field(
         60.0,
@@ -318,8 +343,8 @@ class Settings(BaseSettings):
     schedules: list[Schedule] = Field(
         [],
         description=(
-            "Periodic jobs, as a JSON list: `cron`, `kind` (`ingest`, `merge`, `verify`), "
-            "`collection`, `path` (docs/operations.md)."
+            "Periodic jobs, as a JSON list: `cron`, `kind` (`ingest`, `merge`, `verify`, "
+            "`expire`), `collection`, `path` (docs/operations.md)."
         ),
     )
     shutdown_seconds: int = Field(
@@ -353,6 +378,16 @@ class Settings(BaseSettings):
                 except InvalidSettings as error:
                     raise ValueError(str(error)) from None
         return schedules
+
+    @property
+    def periodic(self) -> list[Schedule]:
+        """The schedules, and what the other settings ask for by the clock."""
+        if self.keep_answers_days is None and self.keep_pictures_days is None:
+            return self.schedules
+        return [*self.schedules, Schedule(cron="0 * * * *", kind="expire")]
+
+    def quota_of(self, collection: str) -> Quota:
+        return self.quotas.get(collection) or self.quotas.get("*") or Quota()
 
     @property
     def database(self) -> str:

@@ -208,6 +208,22 @@ def fetch(data_folder: Path, job: Mapping[str, Any], objects: ObjectStore | None
         shutil.rmtree(arriving, ignore_errors=True)
 
 
+def share(data_folder: Path, objects: ObjectStore | None) -> None:
+    """Have all uploads that are here where the other machines see them. Raises as `keep` does."""
+    if objects is not None:
+        for path in (data_folder / FOLDER).glob("*/*"):
+            objects.put_file(f"{FOLDER}/{path.parent.name}/{path.name}", path)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """By the name of each file of an upload."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
 def remove(data_folder: Path, job: Mapping[str, Any], objects: ObjectStore | None = None) -> None:
     """The job's upload was read wholly: its bytes are blobs now."""
     upload = str(job.get("upload", ""))

@@ -19,7 +19,7 @@ from rag_owl.api.responses import binary, problems
 from rag_owl.api.routes.collections import Name
 from rag_owl.client import RagOwl
 from rag_owl.media import SNIFF_BYTES, sniff
-from rag_owl.store import collections, documents, jobs
+from rag_owl.store import collections, documents, jobs, quotas
 from rag_owl.uploads import Upload
 
 router = APIRouter(
@@ -163,9 +163,15 @@ def delete_document(name: Name, document_id: DocumentId, owl: Owl) -> None:
 
 
 def _check_collection(owl: RagOwl, name: str) -> None:
-    """Before a byte is stored; it is made once all are there. Raises `InvalidInput`, `NotFound`."""
+    """Before a byte is stored; it is made once all are there.
+
+    Raises `InvalidInput`, `NotFound`, `QuotaExceeded`.
+    """
     with db.reading(owl.engine) as session:
         collections.check_may_make(session, name)
+        if collections.exists(session, name):
+            held = collections.get(session, name)
+            quotas.check(session, held, owl.settings.quota_of(name))
 
 
 def _origin(owl: RagOwl, name: str, document_id: str) -> str:

@@ -147,9 +147,9 @@ def of_answer(session: Session, row: AnswerRow) -> list[str]:
     return found
 
 
-def collected(session: Session) -> list[str]:
+def collected(session: Session, since: float) -> list[str]:
     """Blobs that were collected lately: no cache needs what was made of them."""
-    return list(session.scalars(select(CondemnedRow.key).where(CondemnedRow.gone_at.is_not(None))))
+    return list(session.scalars(select(CondemnedRow.key).where(CondemnedRow.gone_at >= since)))
 
 
 def forget_old(session: Session) -> None:

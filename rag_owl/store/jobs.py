@@ -441,14 +441,19 @@ def unfinished_documents(session: Session) -> tuple[int, int]:
 
 def uploads_in_use(session: Session) -> set[str]:
     """Of uploads that a job reads, or would read if it was tried again."""
+    return {str(each["upload"]) for each in upload_parameters(session)}
+
+
+def upload_parameters(session: Session) -> list[dict[str, Any]]:
+    """As `uploads_in_use`, the parameters of those jobs."""
     oldest = time.time() - UPLOAD_KEPT - 3_600.0  # nobody who may still try again comes too late
     again = and_(JobRow.state != "done", JobRow.finished_at >= oldest)
     parameters = session.scalars(
         select(JobRow.parameters).where(
-            JobRow.kind == "ingest", or_(JobRow.state.in_(("queued", "running")), again)
+            JobRow.kind == "ingest", or_(JobRow.state.in_(UNFINISHED), again)
         )
     )
-    return {str(each["upload"]) for each in parameters if "upload" in each}
+    return [each for each in parameters if "upload" in each]
 
 
 def withdrawn(session: Session) -> list[dict[str, Any]]:

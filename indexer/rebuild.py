@@ -1,0 +1,119 @@
+"""Lost pictures made again from the files that they were cut out of: pages, frames, figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+
+from rag_owl import db
+from rag_owl.db import AnswerRow, CollectionRow, DocumentRow, ItemRow, RevisionRow
+from rag_owl.errors import RagOwlError
+from rag_owl.indexer.loaders import Input, Loaded
+from rag_owl.indexer.loaders.apart import read_apart
+from rag_owl.indexer.loaders.apart_pool import Pool
+from rag_owl.indexer.split import split
+from rag_owl.media import Limits
+from rag_owl.ports import BlobStore
+from rag_owl.store import blob_uses, condemned
+
+_NAMED = 3  # documents in one message
+
+
+def find_lost(engine: Engine, blobs: BlobStore) -> dict[str, str]:
+    """Blobs that are needed and are missing or damaged, with what is wrong of each.
+
+    A damaged one that nothing needs is deleted.
+    """
+    with db.reading(engine) as session:
+        used = blob_uses.used(session)
+    lost = {}
+    left = set(used)
+    for key in blobs.list_keys():
+        try:
+            digest = bytes.fromhex(key)
+        except ValueError:  # no file of ours
+            continue
+        left.discard(digest)
+        if not _is_sound(blobs, key):
+            if digest in used:
+                lost[key] = "is damaged"
+            else:
+                blobs.delete(key)
+    return lost | {digest.hex(): "is missing" for digest in left}
+
+
+def _is_sound(blobs: BlobStore, key: str) -> bool:
+    verify = getattr(blobs, "verify", None)  # of an object store, where copies lie here
+    try:
+        if verify is not None:
+            verify(key)
+            return True
+        with blobs.path(key).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == key
+    except (RagOwlError, OSError):
+        return False
+
+
+def rebuild(
+    engine: Engine, blobs: BlobStore, limits: Limits, pool: Pool, lost: Collection[str]
+) -> set[str]:
+    """Read again the documents that lost pictures came from -> the blobs that are there again."""
+    again: set[str] = set()
+    with db.reading(engine) as session:
+        sources = session.execute(
+            select(RevisionRow.blob, DocumentRow.name)
+            .join(ItemRow, ItemRow.revision_key == RevisionRow.key)
+            .join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
+            .where(ItemRow.picture.in_(list(lost)), RevisionRow.blob.is_not(None))
+            .distinct()
+        ).all()
+    for source, name in sources:
+        if source in lost or again.issuperset(lost):
+            continue
+        try:
+            again |= _pictures_of(blobs, limits, pool, blobs.path(source), name, set(lost) - again)
+        except (RagOwlError, OSError):  # then it stays lost
+            continue
+    return again
+
+
+def _pictures_of(
+    blobs: BlobStore, limits: Limits, pool: Pool, path: Path, name: str, wanted: Collection[str]
+) -> set[str]:
+    again = set()
+    for loaded in read_apart(Input(name, path, None, ""), start_row=0, limits=limits, pool=pool):
+        for draft in split(loaded) if isinstance(loaded, Loaded) else ():
+            if draft.picture is None:
+                continue
+            key = hashlib.sha256(draft.picture.data).hexdigest()
+            if key in wanted:
+                blobs.delete(key)  # a damaged one would be taken for it
+                blobs.put(draft.picture.data)
+                again.add(key)
+    return again
+
+
+def who_needs(engine: Engine, key: str) -> str:
+    """What to do about a blob that is lost, in words."""
+    with db.reading(engine) as session:
+        named = select(CollectionRow.name, DocumentRow.name).select_from(RevisionRow)
+        named = named.join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
+        named = named.join(CollectionRow, CollectionRow.key == RevisionRow.collection_key)
+        items = select(ItemRow.revision_key).where(ItemRow.picture == key)
+        rows = session.execute(
+            named.where((RevisionRow.blob == key) | RevisionRow.key.in_(items))
+            .distinct()
+            .limit(_NAMED)
+        ).all()
+        if rows:
+            names = ", ".join(f"{name} in {collection}" for collection, name in rows)
+            return f"ingest again: {names}"
+        answers = session.scalars(select(AnswerRow)).partitions(500)
+        for part in answers:
+            for row in part:
+                if key in condemned.of_answer(session, row):
+                    return f"the answer {row.id} shows it; nothing can make it again"
+    return "nothing needs it any more; run this again"
