@@ -1,11 +1,14 @@
-"""Sudden death: `python -m benchmarks.reliability.kills [--kills N] [--seed S] [--files M]`.
+"""Sudden death: `python -m benchmarks.reliability.kills [--kills N] [--seed S] [--postgres]`.
 
-A process ingests folders of mixed files, one after the other, and is killed (`SIGKILL`) at a random
-moment, again and again. After each death the folder is opened, asked, and looked at: every document
-that was committed before is still found. In the end the jobs are finished and everything is
-compared: each text is found in its document, none is double, rows and files are of one piece, and
-after `doctor --deep` no file is left that nothing refers to. (So that blobs count as old enough to
-be orphans, all files are dated back by a day first.) Texts are embedded by hashing.
+Processes ingest folders of mixed files, and meanwhile reindex, merge, delete or back up; or the
+service takes uploads. They are killed (`SIGKILL`) at a random moment, again and again. After each
+death the folder is opened, asked, and looked at: the live generation answers, and every document
+that was committed before is still found. In the end all jobs have come to an end and everything is
+compared: each text is found in its document, none is double, every upload that was acknowledged is
+there, rows and files are of one piece, backups that were finished can be restored, and after
+`doctor --deep` no file is left that nothing refers to. (So that blobs count as old enough to be
+orphans, all files are dated back by a day first.) Texts are embedded by hashing. `--postgres`: on a
+PostgreSQL out of the `pgserver` wheel.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,22 +26,45 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from benchmarks import machine
 from benchmarks.reliability import material
+from benchmarks.reliability.workers import Server
 from rag_owl import RagOwl, db
 from rag_owl.api.doctor import examine
+from rag_owl.settings import as_environment, read_settings
 from rag_owl.store import blob_uses
 from tests.consistency import problems
 
-_INGEST = """
+KINDS = ("ingest", "reindex", "merge", "delete", "backup", "service")
+
+_WORK = """
 import sys
 from benchmarks.reliability import material
 from rag_owl import RagOwl
-with RagOwl.open(sys.argv[1], **material.LIGHT) as owl:
+from rag_owl.errors import Conflict, NotFound
+
+data, url, kind, given, *folders = sys.argv[1:]
+with RagOwl.open(data, database_url=url or None, stalled_seconds=2, **material.LIGHT) as owl:
     print("open", flush=True)
-    for folder in sys.argv[2:]:
-        job = owl.ingest("c", [folder])
-        print("done", job.state, flush=True)
+    for folder in folders:
+        jobs = [owl.ingest("c", [folder], wait=False)]
+        try:
+            if kind == "reindex":
+                jobs.append(owl.reindex("c", index_type=given, wait=False))
+            elif kind == "merge":
+                jobs.append(owl.begin_upkeep("merge"))
+            elif kind == "delete":
+                jobs.append(owl.delete_document("c", given))
+            elif kind == "backup":
+                owl.backup(given + folder[-1])
+                print("saved", given + folder[-1], flush=True)
+        except (Conflict, NotFound) as refused:
+            print("refused", refused, flush=True)
+        for job in jobs:
+            owl.wait_for_job(job.id)
+    print("done", flush=True)
 """
 
 
@@ -46,7 +73,10 @@ class Course:
     """What happened."""
 
     kills: int = 0
-    in_ingest: int = 0  # kills that hit a process that had the folder open
+    in_work: int = 0  # kills that hit a process that had the folder open
+    kinds: dict[str, int] = field(default_factory=dict)  # kills by what went on beside an ingest
+    saved: list[str] = field(default_factory=list)  # backups that were finished
+    uploads: int = 0  # acknowledged by the service
     acknowledged: int = 0  # documents that were committed at the last death
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -56,7 +86,16 @@ class Course:
     slowest_opening: float = 0.0
 
 
-def run(scratch: Path, kills: int, seed: int, files: int, folders: int = 4) -> Course:
+def run(
+    scratch: Path,
+    kills: int,
+    seed: int,
+    files: int,
+    folders: int = 4,
+    url: str = "",
+    kinds: tuple[str, ...] = KINDS,
+) -> Course:
+    """url: of an empty PostgreSQL; none: SQLite."""
     chance = random.Random(seed)
     words: dict[str, str] = {}  # no two files are alike: equal bytes are one document, renamed
     given = []
@@ -67,21 +106,50 @@ def run(scratch: Path, kills: int, seed: int, files: int, folders: int = 4) -> C
     course = Course()
     known: set[str] = set()
     while course.kills < kills:
-        finished = _die(data, given, chance, course)
-        _look(data, known, words, chance, course)
+        kind = kinds[course.kills % len(kinds)]
+        before = course.kills
+        if kind == "service":
+            finished = _die_serving(data, url, chance, course, words)
+        else:
+            extra = _extra(kind, data, url, known, chance, scratch / f"backup{course.kills}-")
+            finished = _die(data, url, kind, extra, given, chance, course)
+        course.kinds[kind] = course.kinds.get(kind, 0) + course.kills - before
+        _look(data, url, known, words, chance, course)
         if finished:  # there is always something to do: other files in the place of some
             number = chance.randrange(folders)
             shutil.rmtree(given[number])
             prefix = f"w{seed}f{number}k{course.kills}"
             words |= material.mixed(given[number], files // folders, chance, prefix)
-    _finish(data, given, words, course)
+    _finish(data, url, given, words, course)
     return course
 
 
-def _die(data: Path, given: list[Path], chance: random.Random, course: Course) -> bool:
-    """Ingest in another process and kill it; whether it was done before that."""
+def _extra(
+    kind: str, data: Path, url: str, known: set[str], chance: random.Random, backup: Path
+) -> str:
+    if kind == "delete" and known:
+        with RagOwl.open(data, work_jobs=False, database_url=url or None, **material.LIGHT) as owl:
+            # Of a folder, which is ingested again in the end: then it is there again.
+            mine = [each for each in owl.documents("c") if not each.name.startswith("up-")]
+        if mine:
+            victim = chance.choice(mine)
+            known.discard(victim.name)
+            return victim.id
+    return {"reindex": chance.choice(("flat", "hnsw")), "backup": str(backup)}.get(kind, "none")
+
+
+def _die(
+    data: Path,
+    url: str,
+    kind: str,
+    extra: str,
+    given: list[Path],
+    chance: random.Random,
+    course: Course,
+) -> bool:
+    """Work in another process and kill it; whether it was done before that."""
     child = subprocess.Popen(
-        [sys.executable, "-c", _INGEST, str(data), *map(str, given)],
+        [sys.executable, "-c", _WORK, str(data), url, kind, extra, *map(str, given)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -95,22 +163,79 @@ def _die(data: Path, given: list[Path], chance: random.Random, course: Course) -
     running = child.poll() is None
     child.send_signal(signal.SIGKILL)
     child.wait()
+    said = child.stdout.read().splitlines()
+    course.saved += [line.removeprefix("saved ") for line in said if line.startswith("saved ")]
     child.stdout.close()
     if running:
         course.kills += 1
-        course.in_ingest += not early
+        course.in_work += not early
+    elif "done" not in said:
+        course.wrong.append(f"{kind} ended by itself with {child.returncode}: {said}")
     return not running
 
 
+def _die_serving(
+    data: Path, url: str, chance: random.Random, course: Course, words: dict[str, str]
+) -> bool:
+    """Upload to a service until it is killed. What it answered with 202 is to be found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = read_settings(
+        data=data, port=port, database_url=url or None, job_runner="thread", stalled_seconds=2,
+        **material.LIGHT,
+    )  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "rag_owl.api.cli", "serve"],
+        env=as_environment(settings),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    until: float | None = None  # the first upload that arrives begins its last seconds
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        for at in range(10_000):
+            name = f"up-{course.kills}-{at}.txt"
+            word = f"up{course.kills}x{at}q"
+            sent = {"files": (name, material.text(word, chance).encode())}
+            try:
+                answer = client.post("/v1/collections/c/documents", files=sent)
+                if answer.status_code != 202:
+                    course.wrong.append(f"an upload was answered with {answer.text}")
+                    break
+            except httpx.HTTPError:
+                if child.poll() is not None:
+                    break
+                time.sleep(0.1)  # it does not listen yet
+                continue
+            words[word] = name
+            course.uploads += 1
+            until = until or time.monotonic() + chance.uniform(0, 3)
+            if time.monotonic() > until:
+                break
+    if (ended := child.poll()) is not None:
+        course.wrong.append(f"the service ended by itself with {ended}")
+        return False
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    course.kills += 1
+    course.in_work += 1
+    return False
+
+
 def _look(
-    data: Path, known: set[str], words: dict[str, str], chance: random.Random, course: Course
+    data: Path,
+    url: str,
+    known: set[str],
+    words: dict[str, str],
+    chance: random.Random,
+    course: Course,
 ) -> None:
     """Open, compare, ask; nobody works the jobs meanwhile."""
     began = time.perf_counter()
-    with RagOwl.open(data, work_jobs=False, **material.LIGHT) as owl:
+    with RagOwl.open(data, work_jobs=False, database_url=url or None, **material.LIGHT) as owl:
         course.slowest_opening = max(course.slowest_opening, time.perf_counter() - began)
-        if not owl.collections():
-            return
+        if not owl.collections() or owl.collections()[0].text_embedder is None:
+            return  # nothing was committed yet
         now = {document.name for document in owl.documents("c")}
         if gone := known - now:
             course.lost.append(f"after kill {course.kills}: {sorted(gone)[:5]} ({len(gone)})")
@@ -128,12 +253,12 @@ def _look(
                 course.wrong.append(f"{word} is found {len(hits)} times")
 
 
-def _finish(data: Path, given: list[Path], words: dict[str, str], course: Course) -> None:
-    with RagOwl.open(data, **material.LIGHT) as owl:
+def _finish(data: Path, url: str, given: list[Path], words: dict[str, str], course: Course) -> None:
+    with RagOwl.open(data, database_url=url or None, stalled_seconds=2, **material.LIGHT) as owl:
         for job in owl.jobs():
             ended = owl.wait_for_job(job.id)
             if ended.state != "done":
-                course.wrong.append(f"job {ended.state}: {ended.error}")
+                course.wrong.append(f"{ended.kind} {ended.state}: {ended.error}")
         for folder in given:
             owl.ingest("c", [folder])
         for folder in given:
@@ -162,7 +287,9 @@ def _finish(data: Path, given: list[Path], words: dict[str, str], course: Course
     for name in ("decoding", "blobs/arriving", "uploads"):
         if (data / name).is_dir() and (left := list((data / name).iterdir())):
             course.wrong.append(f"{name} holds {left}")
-    course.wrong += problems(data)
+    course.wrong += problems(data, url)
+    for number, file in enumerate(course.saved):
+        RagOwl.restore(file, data.parent / f"restored{number}")
 
 
 def main() -> None:
@@ -170,13 +297,25 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, default=480)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--postgres", action="store_true")
     given = parser.parse_args()
     print(machine.describe())
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rag-owl-kills-") as scratch:
-        course = run(Path(scratch), given.kills, given.seed, given.files)
+        url, server = "", None
+        if given.postgres:
+            server = Server(Path(scratch) / "postgres")
+            url = server.place(Path(scratch), "kills").url
+        kinds = tuple(given.kinds)
+        course = run(Path(scratch), given.kills, given.seed, given.files, url=url, kinds=kinds)
+        if server is not None:
+            server.close()
     print(
-        f"{course.kills} kills, {course.in_ingest} of them after the folder was open; seed "
+        f"{'PostgreSQL' if given.postgres else 'SQLite'}: {course.kills} kills "
+        f"({', '.join(f'{n} in {kind}' for kind, n in course.kinds.items())}), {course.in_work} of "
+        f"them after the folder was open; {course.uploads} uploads acknowledged, "
+        f"{len(course.saved)} backups finished and restored; seed "
         f"{given.seed}, {given.files} mixed files, {time.perf_counter() - began:.0f} s"
     )
     print(f"the slowest opening afterwards: {course.slowest_opening:.1f} s")
