@@ -29,7 +29,7 @@ from rag_owl.evaluation.journal import FILE, read
 from rag_owl.sample import write_sample
 from rag_owl.sample.questions import sample_questions
 
-_FIGURES = ("f1", "exact_match", "recall", "mrr", "right_item", "abstention_auroc")
+_FIGURES = ("f1", "exact_match", "f1_with_unanswerable", "abstained", "abstention_auroc")
 
 
 @dataclass
@@ -49,14 +49,17 @@ def run(
     rng = random.Random(seed)
     chosen = [dict(each) for each in sample_questions() if not each["images"]]
     chosen = rng.sample(chosen, min(questions, len(chosen)))
+    for row in chosen:
+        row["items"] = []  # nothing is searched for by itself: each line is an answer
     asked = folder / "questions.jsonl"
     asked.write_text("".join(json.dumps(row) + "\n" for row in chosen), "utf-8")
     write_sample(folder / "sample")
     data = folder / "data"
     _command("ingest", "flags", folder / "sample", "--data", data).wait()
+    # One item each: it is the run that is tested, not the answers.
     arguments = (
         "eval", asked, "--collection", "flags", "--data", data, "--model", model, "--judge", "none",
-        "--json",
+        "--k", 1, "--json",
     )  # fmt: skip
     course, out = Course(), folder / "killed"
     start = time.monotonic()
