@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,9 +46,10 @@ _TIDY_EVERY = 3_600.0  # seconds
 _SEARCHES = 2  # at once: more only take the processor from each other
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> FastAPI:
     """The service over the data folder of the settings. Nothing is opened before it starts.
 
+    on_ready: called once, in a thread, when the models are loaded.
     Starting raises `DataFolderError` where strangers could come in and no key exists, and as
     `RagOwl.open` does.
     """
@@ -76,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
             thumbnails=Thumbnails(owl.folder / "thumbnails", owl.blobs, owl.limits),
         )
         app.state.rag_owl = state
-        loading = asyncio.create_task(_load(state))
+        loading = asyncio.create_task(_load(state, on_ready))
         tidying = asyncio.create_task(_tidy(state))
         worker = Worker(settings) if settings.job_runner == "process" else None
         try:
@@ -150,10 +151,11 @@ def _open(settings: Settings) -> RagOwl:
     return owl
 
 
-async def _load(state: State) -> None:
+async def _load(state: State, on_ready: Callable[[], None]) -> None:
     """Load what the first question would wait for; until then `/readyz` says so."""
     try:
         await run_in_threadpool(state.owl.warm_up)
+        await run_in_threadpool(on_ready)
         state.ready = True
         log.info("ready", model=state.settings.model)
     except RagOwlError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Query, Request, Security
@@ -27,11 +27,15 @@ T = TypeVar("T")
 _scheme = HTTPBearer(auto_error=False, description="A key: `owl_…`", scheme_name="key")
 
 
-def get_state(request: Request) -> State:
+# Dependencies that only look something up are `async`: FastAPI would send each of the others
+# through a thread of its own, which takes long while a model computes.
+
+
+async def get_state(request: Request) -> State:
     return cast(State, request.app.state.rag_owl)
 
 
-def get_settings(state: Annotated[State, Depends(get_state)]) -> Settings:
+async def get_settings(state: Annotated[State, Depends(get_state)]) -> Settings:
     return state.settings
 
 
@@ -52,7 +56,7 @@ async def get_caller(
 Who = Annotated[Caller, Depends(get_caller)]
 
 
-def get_owl(state: Annotated[State, Depends(get_state)], who: Who) -> RagOwl:
+async def get_owl(state: Annotated[State, Depends(get_state)], who: Who) -> RagOwl:
     """The opened system, in which only the caller's collections exist."""
     return state.owl.limited_to(who.collections)
 
@@ -62,10 +66,10 @@ Owl = Annotated[RagOwl, Depends(get_owl)]
 Options = Annotated[Settings, Depends(get_settings)]
 
 
-def need(scope: str) -> Callable[[Caller], Caller]:
+def need(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency: `Who` with this scope. `admin` holds the others."""
 
-    def check(who: Who) -> Caller:
+    async def check(who: Who) -> Caller:
         if not who.may(scope):
             raise Problem(403, f"this key lacks the scope {scope!r}", "Authorization")
         return who
@@ -110,7 +114,7 @@ def _forget(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-def read_filter(
+async def read_filter(
     filter: Annotated[
         str | None,
         Query(
