@@ -121,7 +121,7 @@ def fill(
         for keys, vectors in _vectors(
             shop, copied, embedders, channel, lack.keys[channel], given_up
         ):
-            if len(keys) and not _add(shop, claim, generation, channel, keys, vectors):
+            if not _add(shop, claim, generation, channel, keys, vectors):
                 return False
             if not after_batch(len(keys)):
                 return False
@@ -136,14 +136,25 @@ def _add(
     keys: Keys,
     vectors: Vectors,
 ) -> bool:
-    info = write_vectors(shop.segments, generation, channel, keys.tolist(), list(vectors))
-    with db.writing(shop.engine) as session:
-        # First of all the fence: whoever lost the job must not activate anything.
-        stop = jobs.advance(session, claim)
-        generations.lock(session, claim.collection_key)
-        segments.activate(session, generation.key, info)
-        segments.bury_unsearched(session, generation.key, channel, keys.tolist())
-    return not stop
+    while len(keys):
+        info = write_vectors(shop.segments, generation, channel, keys.tolist(), list(vectors))
+        with db.writing(shop.engine) as session:
+            # First of all the fence: whoever lost the job must not activate anything.
+            stop = jobs.advance(session, claim)
+            generations.lock(session, claim.collection_key)
+            here = np.asarray(segments.still_there(session, keys.tolist()), np.int64)
+            if len(here) == len(keys):
+                segments.activate(session, generation.key, info)
+                segments.bury_unsearched(session, generation.key, channel, keys.tolist())
+                return not stop
+        # What was deleted meanwhile leaves nothing behind, no vector either.
+        kept = np.isin(keys, here)
+        if generation.vector_engine == "milvus":
+            shop.segments.delete(info.id, keys[~kept].tolist())
+        else:
+            shop.segments.remove(info.id)
+        keys, vectors = keys[kept], vectors[kept]
+    return True
 
 
 def _copyable(

@@ -228,6 +228,8 @@ def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other:
     (files / "stork.txt").write_text("The stork sleeps in the barn as well.")
     (files / "owl.txt").write_text("The owl sleeps in the barn, but in another one now.")
     assert owl.ingest("c", [files]).state == "done"
+    with db.reading(owl.engine) as session:
+        fox = session.query(db.ItemRow.key).filter(db.ItemRow.text.contains("fox")).scalar()
     for name in ("fox.txt", "p1.jpg"):
         gone = next(d for d in owl.documents("c") if d.name == name)
         owl.delete_document("c", gone.id)
@@ -238,6 +240,8 @@ def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other:
     assert owl.wait_for_job(job.id).state == "done"
     assert states(owl)[0] == ("letters@1", "live")
     assert found_by_meaning(owl) == expected
+    # It was being embedded when it was deleted.
+    assert fox not in vectors_of(owl, owl.generations("c")[0].generation.key, "text")
     assert len(names(owl, "", images=[files / "p1.jpg"])) == 2
 
 

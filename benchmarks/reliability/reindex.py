@@ -205,6 +205,11 @@ def main() -> None:
             clients.part = "after"
             time.sleep(given.seconds)
         asked = clients.asked
+        print(f"failed: {len(asked.failed)} {asked.failed[:3]}")
+        print(f"empty: {len(asked.empty)} {asked.empty[:3]}")
+        print(f"another answer: {len(asked.wrong)} {asked.wrong[:3]}", flush=True)
+        if not all(asked.seconds.get(part) for part in ("before", "during", "after")):
+            raise SystemExit("too few answers to compare; give it more --seconds")
         for part in ("before", "during", "after"):
             seconds = asked.seconds[part]
             print(
@@ -215,9 +220,6 @@ def main() -> None:
         ratio = p95(asked.seconds["during"]) / p95(asked.seconds["before"])
         print(f"reindexed in {took:.0f} s; {live['vectors']} vectors; {live['comparison']}")
         print(f"p95 during / before: {ratio:.2f} (limit 2)")
-        print(f"failed: {len(asked.failed)} {asked.failed[:3]}")
-        print(f"empty: {len(asked.empty)} {asked.empty[:3]}")
-        print(f"another answer: {len(asked.wrong)} {asked.wrong[:3]}")
         late = asked.generations["after"] != {live["generation"]}
         if late:
             print("after the switch, answers came from another generation as well")

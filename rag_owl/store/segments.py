@@ -178,6 +178,15 @@ def bury_unsearched(
             session.execute(_insert(session, TombstoneRow).on_conflict_do_nothing(), rows)
 
 
+def still_there(session: Session, keys: Sequence[int]) -> list[int]:
+    """Those of the items that were not deleted. The caller holds the collection's lock."""
+    found: list[int] = []
+    for at in range(0, len(keys), _AT_ONCE):
+        part = list(keys[at : at + _AT_ONCE])
+        found += session.scalars(select(ItemRow.key).where(ItemRow.key.in_(part)))
+    return found
+
+
 def clear_tombstones(
     session: Session, generation_key: int, channel: str, keys: Sequence[int]
 ) -> None:
