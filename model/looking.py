@@ -123,7 +123,9 @@ class Looker:
         self, pictures: list[tuple[str, Tensor | Piece]], store: FeatureStore | None
     ) -> dict[str, VisualMemory]:
         keys = [key for key, _ in pictures]
-        fresh: VisualMemory = self._call(partial(self._remember, [p for _, p in pictures], keys))
+        with step("encode_pictures", pictures=len(keys)):
+            remember = partial(self._remember, [p for _, p in pictures], keys)
+            fresh: VisualMemory = self._call(remember)
         if store is not None:
             fresh = store.put_all(fresh, keys)
         return {key: fresh[i : i + 1] for i, key in enumerate(keys)}
