@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rag_owl import object_store
+from rag_owl import db, object_store, uploads
 from rag_owl.client import RagOwl
 from rag_owl.errors import CorruptData, DataFolderError, StorageUnavailable
 from rag_owl.object_store import ObjectStore
+from rag_owl.store import collections, jobs, segments
 from tests.s3 import BUCKET, S3, s3, s3_server  # noqa: F401
 
 URL = f"s3://{BUCKET}/owls"
@@ -242,3 +243,68 @@ def test_json_of_a_manifest_cut_in_half_is_fetched_again(
     assert json.loads(
         (next((two.folder / "cache" / "segments").iterdir()) / "manifest.json").read_text()
     )
+
+
+def test_new_segments_are_fetched_before_a_question_needs_them(
+    machine: Callable[..., RagOwl],
+    files: Path,
+    s3: S3,  # noqa: F811
+) -> None:
+    with machine("one") as one, machine("two") as two:
+        one.ingest("things", [files / "owls.txt"])
+        two.search("things", "owls")  # it knows of the collection now
+        one.ingest("things", [files / "trees.txt"])
+        with db.reading(one.engine) as session:
+            key = one.generations("things")[0].generation.key
+            wanted = {info.id for info in segments.active(session, key)}
+        copies = two.folder / "cache" / "segments"
+        deadline = time.monotonic() + 60
+        while not wanted <= {path.name for path in copies.iterdir()}:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        s3.requests.clear()
+        found = two.search("things", "old trees", channels=["text"])
+        assert found[0].item.document_name == "trees.txt"
+        assert not [path for _, path in s3.requests if "segments" in path]
+
+
+def test_an_upload_is_read_by_a_worker_that_did_not_receive_it(
+    machine: Callable[..., RagOwl], tmp_path: Path
+) -> None:
+    with machine("one", work_jobs=False) as receiver:
+        with uploads.Upload(receiver.folder, receiver.storage.objects) as upload:
+            upload.begin("owls.txt")
+            upload.write(b"Barn owls hunt at night.")
+            upload.end()
+            upload.keep()
+            parameters = uploads.parameters(upload, {})
+        with db.writing(receiver.engine) as session:
+            key = collections.get_or_create(session, "things").key
+            job_id, _ = jobs.create(session, key, "ingest", parameters, None)
+    shutil.rmtree(tmp_path / "one")  # the data folder of another machine, at the same path
+    with machine("one") as worker:
+        job = worker.wait_for_job(job_id)
+        assert (job.state, job.added) == ("done", 1), job.error
+        assert not (worker.folder / "uploads" / upload.id).exists()
+        assert not list(ObjectStore(URL).entries("uploads"))
+        assert worker.search("things", "owls", k=1)[0].item.document_name == "owls.txt"
+
+
+def test_an_upload_that_came_damaged_is_not_read(
+    s3: S3,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    objects = ObjectStore(URL)
+    with uploads.Upload(tmp_path / "data", objects) as upload:
+        upload.begin("owls.txt")
+        upload.write(b"Barn owls hunt at night.")
+        upload.end()
+        upload.keep()
+        parameters = uploads.parameters(upload, {})
+    shutil.rmtree(tmp_path / "data")
+    objects.put_bytes(f"uploads/{upload.id}/owls.txt", b"Barn owls hunt at noon.")
+    with pytest.raises(CorruptData, match="other bytes"):
+        uploads.fetch(tmp_path / "data", parameters, objects)
+    assert not list((tmp_path / "data" / "uploads").iterdir())
+    with pytest.raises(DataFolderError, match="same path"):
+        uploads.fetch(tmp_path / "elsewhere", parameters, objects)
