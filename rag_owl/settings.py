@@ -94,8 +94,12 @@ class Schedule(BaseModel):
 
     cron: str = Field(description="Five fields, in UTC: `0 3 * * *` is each day at three.")
     kind: Literal["ingest", "merge", "verify", "expire"]
-    collection: str | None = Field(None, description="Of `ingest` needed; else none: all.")
-    path: Path | None = Field(None, description="Of `ingest`: what is looked through again.")
+    collection: str | None = Field(
+        default=None, description="Of `ingest` needed; else none: all."
+    )
+    path: Path | None = Field(
+        default=None, description="Of `ingest`: what is looked through again."
+    )
 
     @field_validator("cron")
     @classmethod
