@@ -17,6 +17,7 @@ from sqlalchemy import Engine, make_url, text
 
 from rag_owl import db
 from rag_owl.schema import prepare_schema
+from rag_owl.settings import Settings
 
 # The tests say themselves what is set.
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
@@ -87,6 +88,34 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'test.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def on_each_database(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Whatever data folder a test opens in this process: once on SQLite, once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield
+        return
+    server: str = request.getfixturevalue("postgres_server")
+    admin = db.connect(server).execution_options(isolation_level="AUTOCOMMIT")
+    made: dict[Path, str] = {}
+
+    def database(settings: Settings) -> str:
+        folder = settings.data.expanduser().resolve()
+        if folder not in made:
+            made[folder] = f"test_{uuid.uuid4().hex}"
+            with admin.connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {made[folder]}"))
+        return make_url(server).set(database=made[folder]).render_as_string(hide_password=False)
+
+    monkeypatch.setattr(Settings, "database", property(database))
+    yield
+    with admin.connect() as connection:
+        for name in made.values():
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rag_owl import db
+from rag_owl.settings import Settings
 
 Rows = Callable[..., list[Any]]
 
@@ -34,6 +35,8 @@ def _postgresql(url: str) -> Iterator[Rows]:
 
 def problems(data: Path, url: str = "") -> list[str]:
     """What is wrong; empty for a sound folder without unfinished jobs. url: of a PostgreSQL."""
+    if not url and not (database := Settings(data=data).database).startswith("sqlite"):
+        url = database  # as the tests say
     with _postgresql(url) if url else _sqlite(data / "rag_owl.db") as rows:
         found = []
         if not url and (

@@ -18,6 +18,9 @@ from rag_owl.store.segments import SegmentInfo
 from rag_owl.types import Job
 from tests.consistency import problems
 
+pytestmark = pytest.mark.usefixtures("on_each_database")
+on_sqlite = pytest.mark.parametrize("on_each_database", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def owl(tmp_path: Path) -> Iterator[RagOwl]:
@@ -170,6 +173,7 @@ def test_a_half_read_revision_is_not_finished_under_another_name(
     assert {d.name: d.revision for d in owl.documents("c")} == {"a.txt": 1, "b.txt": 1}
 
 
+@on_sqlite
 def test_merging_is_not_stopped_by_one_small_segment() -> None:
     def chosen(*counts: int) -> list[int]:
         infos = [SegmentInfo(str(at), "text", "flat", n) for at, n in enumerate(counts)]
@@ -229,6 +233,7 @@ def test_who_waits_for_a_job_is_told_when_the_folder_is_closed(tmp_path: Path) -
     assert "the next opening resumes it" in str(raised[0])
 
 
+@on_sqlite
 def test_a_lock_that_cannot_be_taken_is_said(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("a text")
     with RagOwl.open(tmp_path / "data", text_embedder="hashing") as owl:
