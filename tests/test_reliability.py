@@ -36,9 +36,14 @@ def test_no_two_films_are_alike() -> None:
 
 
 @pytest.mark.slow
-def test_killed_ingests_lose_and_double_nothing(tmp_path: Path) -> None:
-    course = kills.run(tmp_path, kills=2, seed=5, files=30, folders=2)
-    assert course.kills == 2
+@pytest.mark.parametrize("where", ["sqlite", "postgresql"])
+def test_killed_processes_lose_and_double_nothing(
+    tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if where == "postgresql" else ""
+    kinds = ("ingest", "delete", "reindex")
+    course = kills.run(tmp_path, kills=3, seed=5, files=30, folders=2, url=url, kinds=kinds)
+    assert course.kills == 3
     assert (course.lost, course.wrong) == ([], [])
     assert course.documents > 30
 
