@@ -208,6 +208,7 @@ class EvidencePrompt:
     stretches: tuple[Stretch, ...] = ()  # of each source
     pictures: tuple[View, ...] = ()  # the user's
     film: Stretch = field(default_factory=Stretch)
+    earlier: tuple[tuple[View, ...], ...] = ()  # of every turn, shown or not
     turns: list[Turn] = field(default_factory=list)  # earlier ones
     parts: list[Part] = field(default_factory=list)
     views: list[View] = field(default_factory=list)  # in the order of the prompt
@@ -277,7 +278,8 @@ def lay_out(
     anything to look at is passed over; the others keep their numbers.
     """
     film = sights.film.every(step)
-    laid = EvidencePrompt(sources, sights.sources[:sources], sights.pictures, film)
+    shown = sights.sources[:sources]
+    laid = EvidencePrompt(sources, shown, sights.pictures, film, sights.earlier)
     laid.how, laid.clips = how, clips
     history = context.question.history
     for at in range(len(history) - (len(history) if turns is None else turns), len(history)):

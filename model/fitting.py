@@ -9,10 +9,17 @@ only where it does not fit alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rag_owl.errors import InvalidQuestion
-from rag_owl.model.evidence_prompt import EvidencePrompt, How, Lesser, Sights, lay_out
+from rag_owl.model.evidence_prompt import (
+    EvidencePrompt,
+    How,
+    Lesser,
+    Sights,
+    Stretch,
+    lay_out,
+)
 from rag_owl.model.prompting import Processor, Prompt
 from rag_owl.types import Context
 
@@ -59,6 +66,21 @@ def fit(
             return shape.laid_out(everything)
     left_out = _least(everything, lambda count: shape.size(everything - count) <= room)
     return shape.laid_out(everything - left_out)
+
+
+def without_source(context: Context, laid: EvidencePrompt, source: int) -> EvidencePrompt:
+    """As it was laid out, but with one source passed over; the others keep their numbers."""
+    found, stretches = list(context.sources), list(laid.stretches)
+    found[source] = replace(found[source], item=replace(found[source].item, text=None))
+    stretches[source] = Stretch()
+    return lay_out(
+        replace(context, sources=tuple(found)),
+        Sights(tuple(stretches), laid.pictures, laid.film, laid.earlier),
+        laid.shown,
+        turns=len(laid.turns) // 2,
+        how=laid.how,
+        clips=laid.clips,
+    )
 
 
 @dataclass(slots=True)

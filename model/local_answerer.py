@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
 
 from rag_owl.errors import InvalidQuestion, OutOfMemory
 from rag_owl.model.drawn import Drawn, Record, tokens_of
 from rag_owl.model.evidence_prompt import ONE_SIZE, EvidencePrompt, How, Sights, Spot, View
-from rag_owl.model.fitting import Family, fit
+from rag_owl.model.fitting import Family, fit, without_source
 from rag_owl.model.looking import UNREADABLE, Looker
+from rag_owl.model.notes import check_question, left_out, notes
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.tokenizer import Decoder, TextStream
-from rag_owl.model.prompting import ManySizes, Processor, Prompt, Size
+from rag_owl.model.prompting import ManySizes, Processor, Prompt, Size, TextTokenizer
 from rag_owl.model.statements import ABSTENTION, is_abstention, statements
 from rag_owl.types import Attribution, Context, Draft, Moment, Question, Usage
 
@@ -25,6 +29,12 @@ FRAMES = 64  # of the films of one question, unless told otherwise
 MOST_FRAMES = 400
 
 OnText = Callable[[str], None]
+Shown: TypeAlias = tuple[Prompt, Sequence[VisualMemory]]
+"""A prompt, and what is remembered of each of its pictures."""
+
+
+class Words(Decoder, TextTokenizer, Protocol):
+    """A family's tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class LocalAnswerer:
         name: str,
         looker: Looker,
         processor: Processor,
-        tokenizer: Decoder,
+        tokenizer: Words,
         sampling: Sampling,
         positions: int,
         most_frames: int = FRAMES,
@@ -102,9 +112,42 @@ class LocalAnswerer:
         return replace(
             self._draft(text, record, laid, prompt),
             usage=Usage(prompt.positions, len(text.ends)),
-            left_out=tuple(_left_out(context, seen.sights, laid, seen.failed)),
-            notes=tuple(_notes(context, seen.sights, laid, seen.failed, seen.seconds)),
+            left_out=tuple(left_out(context, seen.sights, laid, seen.failed)),
+            notes=tuple(notes(context, seen.sights, laid, seen.failed, seen.seconds)),
         )
+
+    def ablate(self, context: Context, draft: Draft) -> list[float | None]:
+        """Implements `rag_owl.ports.Ablator`. The same prompt, in which one item is passed over;
+        the others keep their numbers. Raises as `answer` does.
+        """
+        seen = self._see(context, lambda: None)
+        memories = dict(zip((view.key for view in seen.laid.views), seen.memories, strict=True))
+        prompts: list[Shown] = [(seen.prompt, seen.memories)]
+        row: dict[int, int] = {}
+        for source in sorted({each.source for each in draft.attributions}):
+            if source < seen.laid.shown:
+                laid = without_source(context, seen.laid, source)
+                shown = tuple(memories[view.key] for view in laid.views)
+                row[source] = len(prompts)
+                prompts.append((laid.prompt(self.processor), shown))
+        if not row:
+            return [None] * len(draft.attributions)
+        ids, spans = self._tokenizer.encode_with_offsets(draft.text)
+        likely = self._likely(prompts, ids)  # (prompts, tokens)
+        ends = [end for _, end in spans]
+        drops: list[float | None] = []
+        for each in draft.attributions:
+            tokens = tokens_of(ends, each.start, each.end)
+            span, less = slice(tokens.start, tokens.stop), row.get(each.source)
+            drop = None if less is None else float((likely[0, span] - likely[less, span]).sum())
+            drops.append(drop)
+        return drops
+
+    def _likely(self, prompts: Sequence[Shown], answer: Sequence[int]) -> Tensor:
+        """The log-probability (nats) of each of the answer's tokens under each prompt, (prompts,
+        tokens), on the CPU. Raises OutOfMemory.
+        """
+        raise NotImplementedError
 
     def tokens(self, context: Context, count: int) -> Generator[int | None, None, int]:
         """`count` tokens of an answer, whatever they say, and None as `_run` gives it; returns
@@ -139,7 +182,7 @@ class LocalAnswerer:
         seconds = self._film_seconds(context.question)
         sights = Sights.of(context, seconds, self._most_frames, self._finest)
         memories, failed = self._look(sights, between)
-        _check_question(sights, failed)
+        check_question(sights, failed)
         while True:
             seen = [view for view in sights.views() if view.key in memories]
             how = self._how({view.spot: memories[view.key].sizes or () for view in seen})
@@ -188,7 +231,7 @@ class LocalAnswerer:
             memories |= more
             spots = {view.spot: gone[view.key] for view in views if view.key in gone}
             failed |= {v.key: spots[v.spot] for v in sights.views() if v.spot in spots}
-        _check_question(sights, failed)
+        check_question(sights, failed)
         return memories, failed
 
     def _how(self, memories: Mapping[Spot, Sequence[Size]]) -> How | None:
@@ -240,54 +283,3 @@ class LocalAnswerer:
             model=self.name,
             moments=tuple(ground for ground in grounds if isinstance(ground, Moment)),
         )
-
-
-def _check_question(sights: Sights, failed: dict[str, str]) -> None:
-    """What the user shows must be readable. Raises InvalidQuestion."""
-    for view in sights.pictures:
-        if view.key in failed:
-            raise InvalidQuestion(f"a picture of the question: {failed[view.key]}")
-    film = sights.film.frames
-    if film and all(frame.key in failed for frame in film):
-        raise InvalidQuestion(f"the video of the question: {failed[film[0].key]}")
-
-
-def _left_out(
-    context: Context, sights: Sights, laid: EvidencePrompt, failed: dict[str, str]
-) -> Iterable[str]:
-    """Ids of the sources that were not shown, or not with all that they have to show."""
-    for number, (found, stretch) in enumerate(zip(context.sources, sights.sources, strict=True)):
-        if number >= laid.shown or any(view.key in failed for view in stretch.frames):
-            yield found.item.id
-
-
-def _notes(
-    context: Context, sights: Sights, laid: EvidencePrompt, failed: dict[str, str], seconds: float
-) -> Iterator[str]:
-    for number, stretch in enumerate(sights.sources[: laid.shown]):
-        bad = [failed[view.key] for view in stretch.frames if view.key in failed]
-        if bad:
-            what = "The picture" if stretch.frames[0].seconds is None else "A part"
-            of = f"of [{number + 1}] {context.sources[number].item.title!r}"
-            yield f"{what} {of} could not be read and was left out: {bad[0]}."
-    if any(view.key in failed for views in sights.earlier for view in views):
-        yield "A picture of an earlier question is gone and was left out."
-    unread = sum(frame.key in failed for frame in sights.film.frames)
-    if unread:
-        yield f"{unread} frames of your video could not be read."
-    shown = len(laid.film.frames)
-    if sights.film.frames and shown < int(seconds):
-        yield f"Your video of {seconds:.0f} s was shown as {shown} frames."
-    pairs = enumerate(zip(sights.sources, laid.stretches, strict=False))
-    small = [
-        f"[{number + 1}]"
-        for number, (given, used) in pairs
-        if used.frames and used.frames[0].most < given.frames[0].most
-    ]
-    if small:
-        yield f"The pictures of {', '.join(small)} were shown smaller, so that all fitted."
-    if any(a.most < b.most for a, b in zip(laid.pictures, sights.pictures, strict=False)):
-        yield "Your pictures were shown smaller, so that the question fitted."
-    turns = len(context.question.history) - len(laid.turns) // 2
-    if turns:
-        yield f"The conversation's first {turns} questions did not fit any more."

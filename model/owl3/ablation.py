@@ -6,17 +6,15 @@ values come from the model's cache. The answer's tokens are given, not chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rag_owl.model.drawn import tokens_of
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.state import DecodingState
 from rag_owl.model.prompting import Prompt
-from rag_owl.types import Draft
 
 if TYPE_CHECKING:
     from rag_owl.model.owl3.model import Owl3
@@ -59,31 +57,3 @@ def _batch(model: Owl3, prompts: Sequence[Shown], answer: Sequence[int]) -> Tens
         found.append(ahead.gather(-1, index)[..., 0].cpu())
         before = logits[:, -1:]
     return torch.cat(found, dim=1)
-
-
-def drops(
-    model: Owl3,
-    encode: Callable[[str], tuple[list[int], list[tuple[int, int]]]],
-    draft: Draft,
-    whole: Shown,
-    without: dict[int, Shown],
-) -> list[float | None]:
-    """Per attribution: nats that the tokens of its statement lose without its source.
-
-    encode: text -> ids and the characters of each. without: source -> the prompt without it.
-    """
-    if not without:
-        return [None] * len(draft.attributions)
-    ids, spans = encode(draft.text)
-    given = log_probabilities(model, [whole, *without.values()], ids)  # (1 + sources, tokens)
-    row = {source: i for i, source in enumerate(without, 1)}
-    lasts = [end for _, end in spans]
-    out: list[float | None] = []
-    for each in draft.attributions:
-        if each.source not in row:
-            out.append(None)
-            continue
-        tokens = tokens_of(lasts, each.start, each.end)
-        span = slice(tokens.start, tokens.stop)
-        out.append(float((given[0, span] - given[row[each.source], span]).sum()))
-    return out

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model.attribution import AttentionRecord
 from rag_owl.model.checkpoint import find_folder
 from rag_owl.model.drawn import Record
-from rag_owl.model.evidence_prompt import EvidencePrompt, Sights, Stretch, lay_out
-from rag_owl.model.local_answerer import FRAMES, LocalAnswerer
+from rag_owl.model.local_answerer import FRAMES, LocalAnswerer, Shown
 from rag_owl.model.looking import Looker
-from rag_owl.model.owl3.ablation import Shown, drops
+from rag_owl.model.owl3.ablation import log_probabilities
 from rag_owl.model.owl3.engine import Engine
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.generate import Request, stream
@@ -26,7 +27,6 @@ from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
 from rag_owl.model.prompting import Prompt
 from rag_owl.ports import BlobStore
-from rag_owl.types import Context, Draft
 
 
 class Owl3Answerer(LocalAnswerer):
@@ -59,7 +59,6 @@ class Owl3Answerer(LocalAnswerer):
         self.model = model
         self.at_once = engine.max_rows if engine is not None else 1
         self._engine = engine
-        self._owl_tokenizer = tokenizer
 
     @classmethod
     def load(
@@ -104,45 +103,7 @@ class Owl3Answerer(LocalAnswerer):
             return self._engine.stream(request), record
         return stream(self.model, request), record
 
-    def ablate(self, context: Context, draft: Draft) -> list[float | None]:
-        """Implements `rag_owl.ports.Ablator`. The same prompt, in which one item is passed over;
-        the others keep their numbers. Raises as `answer` does.
-        """
-        seconds = self._film_seconds(context.question)
-        sights = Sights.of(context, seconds, self._most_frames, self._finest)
-        memories, failed = self._look(sights, lambda: None)
-        sights = sights.without(failed)
-        laid, prompt = self._fitting(context, sights)
-
-        def shown(laid: EvidencePrompt, prompt: Prompt) -> Shown:
-            seen = [memories[view.key] for view in laid.views]
-            return prompt, VisualMemory.cat(seen) if seen else None
-
-        without: dict[int, Shown] = {}
-        for source in sorted({each.source for each in draft.attributions}):
-            if source < laid.shown:
-                less = passed_over(context, sights, laid, source)
-                without[source] = shown(less, less.prompt(self.processor))
-        encode = self._owl_tokenizer.encode_with_offsets
-        work = partial(drops, self.model, encode, draft, shown(laid, prompt), without)
+    def _likely(self, prompts: Sequence[Shown], answer: Sequence[int]) -> Tensor:
+        rows = [(prompt, VisualMemory.cat(seen) if seen else None) for prompt, seen in prompts]
+        work = partial(log_probabilities, self.model, rows, answer)
         return self._engine.call(work) if self._engine is not None else work()
-
-
-def passed_over(
-    context: Context, sights: Sights, laid: EvidencePrompt, source: int
-) -> EvidencePrompt:
-    """As it was laid out, but without one source."""
-    found = list(context.sources)
-    found[source] = replace(found[source], item=replace(found[source].item, text=None))
-    stretches = list(sights.sources)
-    stretches[source] = Stretch()
-    step = 1
-    while len(sights.film.frames[::step]) > len(laid.film.frames):
-        step *= 2
-    return lay_out(
-        replace(context, sources=tuple(found)),
-        replace(sights, sources=tuple(stretches)),
-        laid.shown,
-        turns=len(laid.turns) // 2,
-        step=step,
-    )

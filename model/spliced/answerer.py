@@ -14,7 +14,7 @@ from torch import Tensor
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model.checkpoint import find_folder
 from rag_owl.model.drawn import Record
-from rag_owl.model.local_answerer import FRAMES, LocalAnswerer
+from rag_owl.model.local_answerer import FRAMES, LocalAnswerer, Shown
 from rag_owl.model.looking import Looker
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.memory import VisualMemory
@@ -145,3 +145,16 @@ class SplicedAnswerer(LocalAnswerer):
             embeds, positions = self.model.begin(prompt, memories)
         coming = stream_embeds(self.model, prompt.input_ids, embeds, positions, sampling, watcher)
         return coming, record
+
+    def ablate(self, context: Context, draft: Draft) -> list[float | None]:
+        with self._turn:
+            return super().ablate(context, draft)
+
+    @torch.no_grad()
+    def _likely(self, prompts: Sequence[Shown], answer: Sequence[int]) -> Tensor:
+        ids = torch.tensor([list(answer)], dtype=torch.long, device=self.model.device)
+        rows = []
+        for prompt, memories in prompts:
+            embeds, positions = self.model.begin(prompt, memories)
+            rows.append(self.model.likely(embeds, ids, positions).cpu())
+        return torch.cat(rows)

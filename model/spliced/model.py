@@ -293,6 +293,26 @@ class Spliced(nn.Module):
         logits: Tensor = out.logits[0, -1].float()
         return logits, cache
 
+    def likely(self, embeds: Tensor, answer: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Log-probabilities of an answer's ids (1, n) behind a prompt (1, t, D) -> (1, n), float32.
+
+        positions: as `begin` gives them. Raises OutOfMemory.
+        """
+        count = answer.shape[1]
+        whole = torch.cat([embeds, self.text_model.embed_tokens(answer)], dim=1)
+        if positions is not None:
+            after = positions.max() + 1 + torch.arange(count, device=positions.device)
+            positions = torch.cat([positions, after.expand(len(positions), 1, -1)], dim=2)
+        with placement.memory_guard(f"{whole.shape[1]} positions"):
+            out = self.language_model(
+                inputs_embeds=whole,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=count + 1,
+            )
+            ahead = out.logits[:, :-1].float().log_softmax(dim=-1)  # (1, n, V)
+        return ahead.gather(-1, answer[..., None])[..., 0]
+
 
 def _ids(value: Any) -> tuple[int, ...]:
     if value is None:

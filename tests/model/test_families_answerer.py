@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from rag_owl.model.evidence_prompt import Sights
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.sampling import Sampling
 from rag_owl.model.spliced.answerer import SplicedAnswerer
-from rag_owl.types import Context, Question
+from rag_owl.ports import Ablator
+from rag_owl.types import Attribution, Context, Draft, Question
 from tests.films import write_film
 from tests.model.families import write_model
 from tests.model.test_owl3_answerer import context, item, picture
@@ -105,6 +107,40 @@ def test_masses_are_those_of_pictures_and_texts(answerer):
         else:
             assert drawn.dim() == 2
             assert 0 < float(drawn.sum()) <= float(mass) + 1e-4
+
+
+@torch.no_grad()
+def test_what_a_statement_loses_without_its_source(answerer):
+    owl, blobs, _ = answerer
+    assert isinstance(owl, Ablator)
+    items = [item(0, "A red thing.", blobs.put(picture(1))), item(1, "Old.")]
+    said = "It is red. [1] It is old. [2]"
+    draft = Draft(said, (Attribution(0, 10, 0), Attribution(15, 25, 1), Attribution(0, 10, 9)))
+    drops = owl.ablate(context(items), draft)
+    assert drops[2] is None
+    ids, spans = owl.processor.tokenizer.encode_with_offsets(said)
+
+    def likely(shown: Context, start: int, end: int) -> float:
+        """Token by token."""
+        _, prompt, memories = laid_out(owl, shown)
+        embeds, positions = owl.model.begin(prompt, memories)
+        logits, cache = owl.model.step(embeds, positions=positions)
+        total = 0.0
+        for count, (token, (first, last)) in enumerate(zip(ids, spans, strict=True)):
+            if first < end and last > start:
+                total += float(logits.log_softmax(-1)[token])
+            one = owl.model.text_model.embed_tokens(torch.tensor([[token]]))
+            at = None
+            if positions is not None:
+                at = (positions.max() + 1 + count).expand(3, 1, 1)
+            logits, cache = owl.model.step(one, cache, None, at)
+        return total
+
+    for number, (start, end) in enumerate([(0, 10), (15, 25)]):
+        less = list(items)
+        less[number] = replace(less[number], text=None, picture=None)
+        expected = likely(context(items), start, end) - likely(context(less), start, end)
+        assert drops[number] == pytest.approx(expected, abs=2e-3)
 
 
 def test_spans_are_those_of_the_texts(answerer):

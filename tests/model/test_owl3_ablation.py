@@ -35,7 +35,7 @@ def test_it_is_the_difference_of_the_log_probabilities_of_both_prompts(tmp_path:
         memories, _ = owl._look(owl_sights(owl, shown), lambda: None)
         views = [view.key for view in owl._fitting(shown, owl_sights(owl, shown))[0].views]
         memory = VisualMemory.cat([memories[key] for key in views]) if views else None
-        ids, spans = owl._owl_tokenizer.encode_with_offsets(TEXT)
+        ids, spans = owl._tokenizer.encode_with_offsets(TEXT)
         given = torch.tensor([[*prompt.input_ids, *ids]])
         with torch.no_grad():
             logits = owl.model(given, memory, [prompt.image_starts])[0].log_softmax(-1)
@@ -83,7 +83,7 @@ def test_rows_of_a_batch_do_not_disturb_each_other(tmp_path: Path) -> None:
     owl, _, _ = answerer(tmp_path)
     shown = [context([item(0, text)]) for text in ("Short.", "Much longer than that. " * 5)]
     prompts = [(owl._fitting(one, owl_sights(owl, one))[1], None) for one in shown]
-    ids, _ = owl._owl_tokenizer.encode_with_offsets("An answer of forty tokens or so, and more.")
+    ids, _ = owl._tokenizer.encode_with_offsets("An answer of forty tokens or so, and more.")
     together = log_probabilities(owl.model, prompts, ids)
     single = torch.cat([log_probabilities(owl.model, [one], ids) for one in prompts])
     assert together.shape == (2, len(ids))
