@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from rag_owl.types import Usage
 
@@ -125,10 +125,12 @@ def _of(holder: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 def _usage(given: dict[str, Any]) -> Usage | None:
     """None for what can be no count: it would stand in the database, in figures and in bills."""
-    counts = [given.get("prompt_tokens"), given.get("completion_tokens")]
-    if all(type(each) is int and 0 <= each <= _MOST_TOKENS for each in counts):
-        return Usage(*counts)
-    return None
+    prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
+    return Usage(prompt, completion) if _is_count(prompt) and _is_count(completion) else None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _MOST_TOKENS
 
 
 def server_message(text: str) -> str:
