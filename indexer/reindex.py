@@ -251,7 +251,10 @@ class Reindex:
         key, last = self._claim.collection_key, ""
         with db.reading(self._shop.engine) as session:
             self._pictures = items.count_pictures(session, key)
-        self._count(self._pictures, 0)
+            counted = min(jobs.get(session, self._claim.job_id).done, self._pictures)
+        # Those of an interrupted run are there at once, and no progress: a picture that ends the
+        # process each time must not look like some.
+        self._count(self._pictures, counted)
         seen = 0
         while True:
             with db.reading(self._shop.engine) as session:
@@ -266,10 +269,11 @@ class Reindex:
                     skipped.append(Skipped(f"picture {picture[:12]}", str(error)))
             last = pictures[-1]
             with db.writing(self._shop.engine) as session:
-                done = len(pictures) - len(skipped)
-                stop = jobs.advance(session, self._claim, done=done, skipped=len(skipped))
+                self._looked_at += len(pictures) - len(skipped)
+                more = max(0, self._looked_at - counted)
+                stop = jobs.advance(session, self._claim, done=more, skipped=len(skipped))
                 jobs.add_skipped(session, self._claim, skipped)
-            self._looked_at += done
+            counted += more
             seen += len(pictures)
             if stop or self._stopping():
                 return False

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rag_owl import RagOwl, db
-from rag_owl.errors import Conflict, InvalidInput, ModelNotFound, NotFound
+from rag_owl.errors import Conflict, InvalidInput, ModelError, ModelNotFound, NotFound
 from rag_owl.indexer.embed import HashingEmbedder
 from rag_owl.store import collections, generations, segments
 from rag_owl.types import Job
@@ -358,3 +358,36 @@ def test_ingestion_lets_a_reindex_end_that_nearly_has_all(owl: RagOwl, files: Pa
     (files / "stork.txt").write_text("The stork sleeps in the barn as well.")
     assert owl.ingest("c", [files]).added == 1
     assert time.time() >= until
+
+
+class Watchful:
+    """An answerer that looks at pictures ahead of questions, as far as a reindex asks it."""
+
+    name = "team/watchful"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def answer(self, context: Any, on_text: Any = None) -> Any:
+        raise NotImplementedError
+
+    def remember_picture(self, key: str) -> bool:
+        if len(self.seen) == 1:
+            self.seen.append("")
+            raise ModelError("this one cannot be looked at")
+        self.seen.append(key)
+        return True
+
+
+def test_an_answerer_looks_at_every_picture(owl: RagOwl, files: Path) -> None:
+    owl.ingest("c", [files])
+    answerer = Watchful()
+    owl.models._loaded[f"answerer {answerer.name}"] = answerer
+    job = owl.reindex("c", answerer=answerer.name, index_type="flat")
+    assert job.state == "done"
+    assert (job.found, job.done, job.skipped_count) == (3 + 11, 2 + 11, 1)
+    assert "this one cannot be looked at" in job.skipped[0].reason
+    assert len(set(answerer.seen)) == 3
+    assert all(owl.blobs.exists(key) for key in answerer.seen if key)
+    # One that remembers nothing has nothing to do.
+    assert owl.reindex("c", answerer="sentences").found == 0
