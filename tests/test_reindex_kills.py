@@ -110,5 +110,7 @@ def test_a_reindex_that_is_killed_again_and_again(
         assert (job.state, job.found, job.done) == ("done", len(expected), len(expected))
         assert owl.reindex("c", action="rollback").state == "done"
         assert found(owl) == expected
+        for job in owl.jobs():  # deletions among them, whose workers were killed as well
+            assert owl.wait_for_job(job.id).state == "done"
         owl.remove_orphans()
     assert problems(data, url) == []
