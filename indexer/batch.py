@@ -19,6 +19,7 @@ from rag_owl.store import (
     documents,
     generations,
     items,
+    job_inputs,
     jobs,
     segments,
 )
@@ -142,11 +143,11 @@ def commit(
             info = write_vectors(store, generation, channel, keys[channel], vectors[channel])
             segments.activate(session, generation.key, info)
     jobs.add_skipped(session, claim, batch.skipped)
-    jobs.input_done(session, claim, batch.done)
+    job_inputs.done(session, claim, batch.done)
     for position, row in batch.next_rows.items():
-        jobs.input_at_row(session, claim, position, row)
+        job_inputs.at_row(session, claim, position, row)
     if batch.reading is not None:
-        jobs.progressed(session, claim, batch.reading)
+        job_inputs.progressed(session, claim, batch.reading)
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
     counters["unchanged"] += batch.unchanged

@@ -26,11 +26,12 @@ from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
 from rag_owl.settings import Quota
-from rag_owl.store import collections, condemned, documents, generations, jobs, quotas
+from rag_owl.store import collections, condemned, documents, generations, job_inputs, jobs, quotas
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
-from rag_owl.store.jobs import Claim, JobInput
+from rag_owl.store.job_inputs import JobInput
+from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 # Batches grow: the first items are searchable at once, later ones cost fewer transactions.
@@ -84,7 +85,7 @@ class Ingest:
         if self._claim.interrupted:
             with db.writing(self._shop.engine) as session:
                 # As many as one batch may hold: the one that ended the process is among them.
-                self._suspects = _MOST_ENTRIES if jobs.suspect(session, self._claim) else 0
+                self._suspects = _MOST_ENTRIES if job_inputs.suspect(session, self._claim) else 0
         while True:
             self._open_generation()
             try:
@@ -131,7 +132,7 @@ class Ingest:
     def _work(self) -> bool:
         while True:
             with db.reading(self._shop.engine) as session:
-                waiting = jobs.waiting_inputs(session, self._claim)
+                waiting = job_inputs.waiting(session, self._claim)
             if not waiting:
                 break
             for source in waiting:
@@ -151,7 +152,7 @@ class Ingest:
 
         def store() -> None:
             with db.writing(self._shop.engine) as session:
-                jobs.add_inputs(session, self._claim, found)
+                job_inputs.add(session, self._claim, found)
                 jobs.add_skipped(session, self._claim, skipped)
                 jobs.advance(
                     session,
@@ -196,7 +197,7 @@ class Ingest:
             return True
         self._shop.decoders.warm()  # what ends the process before it reads is not the input's doing
         with db.writing(self._shop.engine) as session:
-            jobs.begin_attempt(session, self._claim, source.position)
+            job_inputs.begin_attempt(session, self._claim, source.position)
         self._size = 1  # the sooner something of it is stored, the sooner it is no suspect
         return self._read(source) and self._flush()
 

@@ -50,18 +50,6 @@ class Claim:
     interruptions: int = 0  # how often in a row, with nothing done between them
 
 
-@dataclass(frozen=True, slots=True)
-class JobInput:
-    position: int
-    name: str
-    path: str
-    companion: str | None
-    companion_name: str = ""
-    next_row: int = 0  # below 0: of a file without rows, how many documents are stored
-    attempts: int = 0  # interruptions since anything of it was stored
-    origin: str | None = None  # of what was uploaded; None: its path
-
-
 def create(
     session: Session,
     collection_key: int | None,
@@ -280,106 +268,6 @@ def restart_scan(session: Session, claim: Claim) -> None:
     session.execute(delete(JobInputRow).where(JobInputRow.job_id == claim.job_id))
     session.execute(delete(SkippedRow).where(SkippedRow.job_id == claim.job_id))
     _update(session, claim, found=0, skipped=0, done=0, failed=0)
-
-
-def add_inputs(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> None:
-    if inputs:
-        session.execute(
-            insert(JobInputRow),
-            [
-                {
-                    "job_id": claim.job_id,
-                    "position": i.position,
-                    "name": i.name,
-                    "path": i.path,
-                    "companion": i.companion,
-                    "companion_name": i.companion_name,
-                    "origin": i.origin,
-                    "done": False,
-                    "next_row": 0,
-                }
-                for i in inputs
-            ],
-        )
-
-
-def waiting_inputs(session: Session, claim: Claim, limit: int = 1_000) -> list[JobInput]:
-    rows = session.scalars(
-        select(JobInputRow)
-        .where(JobInputRow.job_id == claim.job_id, ~JobInputRow.done)
-        .order_by(JobInputRow.position)
-        .limit(limit)
-    )
-    return [
-        JobInput(
-            r.position,
-            r.name,
-            r.path,
-            r.companion,
-            r.companion_name,
-            r.next_row,
-            r.attempts,
-            r.origin,
-        )
-        for r in rows
-    ]
-
-
-def suspect(session: Session, claim: Claim) -> bool:
-    """After an interruption: whether it was not the first at this place.
-
-    Then something that is read here may be what ends the process.
-    """
-    row = session.scalar(
-        select(JobInputRow)
-        .where(JobInputRow.job_id == claim.job_id, ~JobInputRow.done)
-        .order_by(JobInputRow.position)
-        .limit(1)
-    )
-    if row is None or row.attempts:
-        return row is not None
-    row.attempts = 1
-    return False
-
-
-def begin_attempt(session: Session, claim: Claim, position: int) -> None:
-    """Said before an input is read that may end the process."""
-    session.execute(
-        update(JobInputRow)
-        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
-        .values(attempts=JobInputRow.attempts + 1)
-    )
-
-
-def progressed(session: Session, claim: Claim, position: int) -> None:
-    """Something of an input was stored: what interruptions there were are not its doing."""
-    session.execute(
-        update(JobInputRow)
-        .where(
-            JobInputRow.job_id == claim.job_id,
-            JobInputRow.position == position,
-            JobInputRow.attempts != 0,
-        )
-        .values(attempts=0)
-    )
-
-
-def input_done(session: Session, claim: Claim, positions: Sequence[int]) -> None:
-    if positions:
-        session.execute(
-            update(JobInputRow)
-            .where(JobInputRow.job_id == claim.job_id, JobInputRow.position.in_(positions))
-            .values(done=True)
-        )
-
-
-def input_at_row(session: Session, claim: Claim, position: int, next_row: int) -> None:
-    """Rows before `next_row` of this file are stored, or that many of its documents (negative)."""
-    session.execute(
-        update(JobInputRow)
-        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
-        .values(next_row=next_row)
-    )
 
 
 def add_skipped(session: Session, claim: Claim, skipped: Sequence[Skipped]) -> None:
