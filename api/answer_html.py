@@ -65,6 +65,14 @@ def write(answer: Answer, sources: Sequence[Retrieved | None], blobs: BlobStore)
     if answer.dangling_markers:
         listed = ", ".join(f"[{marker}]" for marker in answer.dangling_markers)
         parts.append(f'<p class="small">Markers that point to nothing: {listed}</p>')
+    cited = {(citation.start, citation.end) for citation in answer.citations}
+    for statement in answer.statements:
+        said = _text(answer.text[statement.start : statement.end])
+        if statement.verdict == "unsupported" and (statement.start, statement.end) not in cited:
+            parts.append(f'<p class="small">✗ No source bears this out: “{said}”</p>')
+        if statement.contradicted_by:
+            listed = ", ".join(f"[{marker}]" for marker in statement.contradicted_by)
+            parts.append(f'<p class="small">✗ {listed} says otherwise than “{said}”</p>')
     if answer.citations:
         parts.append("<h2>Evidence</h2>")
     for citation in answer.citations:

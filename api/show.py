@@ -112,6 +112,7 @@ def answer(console: Console, value: Answer) -> None:
         console.print()
     for citation in value.citations:
         _citation(console, citation)
+    _doubts(console, value)
     for moment in value.moments:
         said = one_line(value.text[moment.start : moment.end])
         place = VideoLocation(moment.start_seconds, moment.end_seconds)
@@ -126,12 +127,28 @@ def answer(console: Console, value: Answer) -> None:
     console.print(f"answer {value.id}", highlight=False, style="dim")
 
 
+def _doubts(console: Console, value: Answer) -> None:
+    """Statements that nothing is cited for, and those that a source denies."""
+    cited = {(citation.start, citation.end) for citation in value.citations}
+    for statement in value.statements:
+        said = one_line(value.text[statement.start : statement.end])
+        if statement.verdict == "unsupported" and (statement.start, statement.end) not in cited:
+            console.print(f"  [red]✗ no support:[/] {escape(said)}", highlight=False)
+        if statement.contradicted_by:
+            listed = ", ".join(f"[{marker}]" for marker in statement.contradicted_by)
+            console.print(
+                f"  [red]✗ {escape(listed)} says otherwise:[/] {escape(said)}", highlight=False
+            )
+
+
 def _citation(console: Console, value: Citation) -> None:
-    verdict = value.support.verdict
+    verdict: str = value.support.verdict
+    if value.filled:
+        verdict += " (no marker in the answer)"
     console.print(
         f"  [cyan]{escape(f'[{value.marker}]')}[/] [bold]{escape(one_line(value.title))}[/]  "
         f"{escape(one_line(value.document_name))}, {where(value.location)}  "
-        f"{_MARKS[verdict]} {verdict}",
+        f"{_MARKS[value.support.verdict]} {verdict}",
         highlight=False,
     )
     if value.quote:

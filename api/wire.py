@@ -47,7 +47,8 @@ def answer(value: Answer) -> dict[str, Any]:
 
 def heatmap_address(value: Answer, number: int) -> str | None:
     """Where the heatmap of a citation can be had, of models that can say where they looked."""
-    if value.model not in HEATMAPS or value.citations[number].picture is None:
+    shown = value.pictures and value.citations[number].picture is not None
+    if value.model not in HEATMAPS or not shown:
         return None
     return f"/v1/answers/{value.id}/citations/{number}/heatmap"
 

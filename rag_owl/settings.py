@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         ),
     )
     judge: str = Field(
-        "none",
+        "owl-nano",
         description="What checks citations beside their exact words: `owl-nano`, `none`, or the "
         "folder or hub id of a sentence-transformers cross-encoder for inference.",
     )

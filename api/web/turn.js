@@ -117,7 +117,7 @@ export class Turn {
 
   /** The answer's text with what rests on evidence marked, each marker a button. */
   laidOut() {
-    const { text, citations, short, moments = [] } = this.answer;
+    const { text, citations, short, moments = [], statements = [] } = this.answer;
     const places = placeMarkers(text, citations);
     const units = toUtf16(text);
     const moves = moments.map((moment) => ({
@@ -130,6 +130,10 @@ export class Turn {
       ...(place.at === null ? [] : [{ start: place.at, end: place.to, marker: place }]),
     ]);
     spans.push(...moves);
+    const begun = new Set(citations.map((one) => one.start));
+    for (const { start, end, verdict } of statements)
+      if (verdict === "unsupported" && !begun.has(start))
+        spans.push({ start: units(start), end: units(end), unsupported: true });
     const at = short ? text.indexOf(short) : -1;
     if (at >= 0 && short.length < text.length)
       spans.push({ start: at, end: at + short.length, short: true });
@@ -147,6 +151,10 @@ export class Turn {
           piece = piece.replace(/ $/, "\u00a0");
         const inner = over.some((span) => span.short) ? h("strong", {}, piece) : piece;
         if (cited.length) shown.push(h("span", { class: `cited ${best(cited)}` }, inner));
+        else if (over.some((span) => span.unsupported))
+          shown.push(
+            h("span", { class: "cited unsupported", title: "No source bears this out" }, inner),
+          );
         else
           shown.push(
             over.some((span) => span.moment) ? h("span", { class: "cited" }, inner) : inner,
@@ -206,12 +214,17 @@ export class Turn {
   }
 
   warnings() {
-    const { dangling_markers: dangling, left_out: left, notes } = this.answer;
+    const { text, statements, dangling_markers: dangling, left_out: left, notes } = this.answer;
     const said = [...(notes ?? [])];
     if (dangling?.length)
       said.push(
         `${dangling.map((n) => `[${n}]`).join(", ")} in this answer points to no source; do not trust it.`,
       );
+    for (const { start, end, contradicted_by: against = [] } of statements ?? [])
+      if (against.length)
+        said.push(
+          `${against.map((n) => `[${n}]`).join(", ")} says otherwise than “${Array.from(text).slice(start, end).join("")}”.`,
+        );
     if (left?.length)
       said.push(
         `${plural(left.length, "source")} did not fit and ${left.length === 1 ? "was" : "were"} not read whole.`,

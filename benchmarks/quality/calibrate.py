@@ -30,8 +30,9 @@ from rag_owl.types import Claim
 Floats = NDArray[np.float64]
 
 FALSE_ALARMS = 0.10  # of true statements that are not word for word: called unsupported
-PASSED = 0.05  # of altered statements: called supported
+PASSED = 0.02  # of altered statements: called supported
 DENIALS = 0.02  # of true statements: called contradicted by another source
+MISTAKEN = 0.05  # of statements about something else: called contradicted
 PLOT = Path(__file__).parent / "calibration.png"
 
 
@@ -92,7 +93,10 @@ def support(judge: Any, cases: Sequence[Planted]) -> dict[str, Any]:
     below = float(np.quantile(likely[judged], FALSE_ALARMS))
     # At least as sure as a statement that is not called unsupported.
     above = max(float(np.quantile(likely[altered], 1 - PASSED)), below)
-    caught = denied[kind == "added, beside"] > least
+    unrelated = denied[(kind == "marker") | (kind == "removed")]
+    least = max(least + 1e-6, float(np.quantile(unrelated, 1 - MISTAKEN)))
+    caught = denied[kind == "added, beside"] >= least
+    false = denied[kind == "name"] >= least
     grid = np.linspace(0, 1, 51)
     return {
         "weights": dict(zip(SIGNALS, weights.tolist(), strict=True)),
@@ -101,10 +105,12 @@ def support(judge: Any, cases: Sequence[Planted]) -> dict[str, Any]:
         "asked_offset": asked_offset,
         "supported_from": above,
         "unsupported_below": below,
-        "contradicted_from": max(least + 1e-6, 0.05),
+        "contradicted_from": least,
         "counts": {k: int((kind == k).sum()) for k in sorted(set(kind.tolist()))},
         "roc_area": roc_area(likely[judged].tolist(), likely[altered].tolist()),
         "deniers_caught": float(caught.mean()),
+        "false_called_contradicted": float(false.mean()),
+        "true_called_supported": float((likely[judged] >= above).mean()),
         "curve": {
             "threshold": grid.round(2).tolist(),
             "true_below": [float((likely[judged] < t).mean()) for t in grid],
@@ -143,6 +149,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--cache", type=Path, required=True, help="decoded pictures are kept here")
     parser.add_argument("--plot", type=Path, default=PLOT)
+    parser.add_argument("--only", choices=["judge", "answerable", "pointing", "grounding"])
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     import torch
@@ -154,19 +161,28 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     begun = time.time()
-    card = {"reader": weights.manifest(args.weights)["files"]["reader.safetensors"]}
-    cases = planted(args.data, args.cases, calibration=True)
-    card["judge"] = support(NanoJudge.load(args.weights), cases)
-    card["answerable"] = answerable(args.data, args.weights, args.questions)
-    card["pointing"] = pointing(args.data, args.cache, args.weights, args.scenes)
-    # Last: what is answered depends on the threshold above.
-    write(args.weights, card)
-    card["grounding"] = grounding(args.data, args.weights, args.questions // 2)
-    write(args.weights, card)
-    calibration(card, args.plot)
-    for part in ("judge", "answerable", "grounding"):
-        short = {k: v for k, v in card[part].items() if isinstance(v, float)}
-        print(part, json.dumps(short))
+    reader = weights.manifest(args.weights)["files"]["reader.safetensors"]
+    card = {"reader": reader}
+    if args.only:
+        card = weights.evidence(args.weights) or card
+    parts = {
+        "judge": lambda: support(
+            NanoJudge.load(args.weights), planted(args.data, args.cases, calibration=True)
+        ),
+        "answerable": lambda: answerable(args.data, args.weights, args.questions),
+        "pointing": lambda: pointing(args.data, args.cache, args.weights, args.scenes),
+        # Last: what is answered depends on the threshold above.
+        "grounding": lambda: grounding(args.data, args.weights, args.questions // 2),
+    }
+    for name, part in parts.items():
+        if args.only in (None, name):
+            card[name] = part()
+            write(args.weights, card)
+            print(f"{name}: {time.time() - begun:.0f} s", flush=True)
+    if "judge" in card:
+        calibration(card, args.plot)
+    for name in (name for name in parts if name in card):
+        print(name, {k: round(v, 3) for k, v in card[name].items() if isinstance(v, float)})
     print(f"{args.weights / weights.EVIDENCE} and {args.plot} in {time.time() - begun:.0f} s")
 
 

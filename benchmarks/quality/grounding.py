@@ -22,26 +22,32 @@ KEPT = 0.95  # of the right citations lose at least the threshold without their 
 
 
 def measure(data: Path, folder: Path, count: int, calibration: bool) -> dict[str, list[Any]]:
-    """Per answered question: the share and the drop of the cited item, and whether it is the one
-    that was asked about; and the drop of an item that was not cited."""
+    """Of each question, with the passage that answers it and without: the share of the item that is
+    pointed to, whatever the threshold, and whether that is the right one. Of those answered from
+    the right one: what leaving it out costs, and now and then what leaving another out costs."""
     from rag_owl.blobs import FolderBlobs
     from rag_owl.model.nano import NanoAnswerer
+    from rag_owl.model.nano.pointing import shares
     from rag_owl.types import Attribution, Draft
 
-    found: dict[str, list[Any]] = {"share": [], "drop": [], "right": [], "other": []}
+    found: dict[str, list[Any]] = {"share": [], "right": [], "drop": [], "other": []}
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
         for number, case in enumerate(cases(data, count, calibration=calibration, seed=4)):
+            without = list(case.texts)
+            without[case.gold] = case.replaced
+            for texts in (case.texts, without):
+                spans = model.point(context(case.question, texts), [], [None] * len(texts))
+                right = texts is case.texts and spans[0].item == case.gold
+                found["share"].append(shares(spans)[spans[0].item])
+                found["right"].append(right)
             shown = context(case.question, case.texts)
             draft = model.answer(shown)
-            if draft.abstained or not draft.attributions:
+            if draft.abstained or draft.attributions[0].source != case.gold:
                 continue
             first = draft.attributions[0]
-            drop = model.ablate(shown, Draft(draft.text, (first,)))[0]
-            found["share"].append(first.attention)
-            found["drop"].append(drop)
-            found["right"].append(first.source == case.gold)
-            if number % 4 == 0 and first.source == case.gold:
+            found["drop"].append(model.ablate(shown, Draft(draft.text, (first,)))[0])
+            if number % 4 == 0:
                 # The same answer laid to another item: nothing is lost without that one.
                 at = (case.gold + 1) % len(case.texts)
                 words = case.texts[at].split()[0]
@@ -62,12 +68,12 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
     return {
         "thresholds": {
             "attention_from": attention_from,
-            "drop_from": float(np.quantile(drop[right], 1 - KEPT)),
+            "drop_from": float(np.quantile(drop, 1 - KEPT)),
         },
-        "answers": len(right),
+        "counts": {"pointed": len(right), "answered": len(drop)},
         "right": float(right.mean()),
-        "share_quantiles_right": np.quantile(share[right], [0.05, 0.25, 0.5]).tolist(),
-        "drop_quantiles_right": np.quantile(drop[right], [0.05, 0.25, 0.5, 0.75]).tolist(),
+        "share_roc_area": roc_area(share[right].tolist(), share[~right].tolist()),
+        "drop_quantiles": np.quantile(drop, [0.05, 0.25, 0.5, 0.75]).tolist(),
     }
 
 
@@ -83,16 +89,17 @@ def main() -> None:
     found = measure(args.data, args.weights, args.questions, False)
     share, right = np.array(found["share"], float), np.array(found["right"])
     drop, other = np.array(found["drop"], float), np.array(found["other"], float)
-    print(f"{len(right)} answers, {right.mean():.3f} cite the item that was asked about")
-    print(f"share tells right from wrong: ROC area {roc_area(share[right], share[~right]):.3f}")
+    print(f"{len(right)} readings, {right.mean():.3f} point to the item that was asked about")
+    area = roc_area(share[right].tolist(), share[~right].tolist())
+    print(f"share tells right from wrong: ROC area {area:.3f}")
     least = thresholds["attention_from"]
     if least is not None:
         reached = share >= least
         print(f"share of {least:.2f} or more: {reached.mean():.3f} of them, of which right: "
               f"{right[reached].mean():.3f}")  # fmt: skip
-    reach = np.mean(drop[right] >= thresholds["drop_from"])
+    reach = np.mean(drop >= thresholds["drop_from"])
     print(
-        f"nats lost without the cited item, median: {np.median(drop[right]):.2f}; without "
+        f"nats lost without the cited item, median: {np.median(drop):.2f}; without "
         f"another {np.median(other):.2f}"
     )
     print(f"{reach:.3f} reach the threshold of {thresholds['drop_from']:.2f}")

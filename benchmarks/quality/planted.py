@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of owl-nano, instead of the bundled ones")
     parser.add_argument("--judge", default=registry.NANO)
     parser.add_argument("--cases", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     judge = registry.load_judge(args.judge)

@@ -32,6 +32,7 @@ from rag_owl.terms import query_terms
 from rag_owl.types import Attribution, Box, Context, Draft
 
 Floats: TypeAlias = NDArray[np.float32]
+Looks: TypeAlias = dict[int, list[Tensor]]  # per source: of each of its pieces (N + 1, L, H, P)
 
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
@@ -62,7 +63,7 @@ class NanoAnswerer:
     ) -> None:
         self._eyes, self._reader, self._blobs = eyes, reader, blobs
         self._tokenizer = minilm.tokenizer()
-        self._calibration = calibration
+        self._calibration = {"pictured_threshold": calibration["threshold"], **calibration}
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
         self.grounding = Grounding()
@@ -81,9 +82,11 @@ class NanoAnswerer:
         eyes, reader = weights.load_eyes(folder), weights.load_reader(folder)
         calibration = weights.manifest(folder)["calibration"]
         evidence = weights.evidence(folder) or {}
+        # The probability for questions with a picture is set at export, with its own threshold.
+        calibration["pictured_threshold"] = calibration["threshold"]
         calibration |= {k: v for k, v in evidence.get("answerable", {}).items() if k in calibration}
         if abstain_below is not None:
-            calibration["threshold"] = abstain_below
+            calibration["threshold"] = calibration["pictured_threshold"] = abstain_below
         model = cls(eyes, reader, blobs, calibration)
         model.grounding = Grounding(**evidence.get("grounding", {}).get("thresholds", {}))
         pointing = evidence.get("pointing")
@@ -107,10 +110,13 @@ class NanoAnswerer:
         user, items = self.look_at(context)
         if len(user) == 2 and _SAME.search(context.question.text):
             return self._compare(context, user, items)
-        found = self.point(context, user, items)
+        looks: Looks = {}
+        found = self.point(context, user, items, looks)
         likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
-        if found and likely >= self.threshold:
-            return self._write(context, found, likely)
+        least = self._calibration["pictured_threshold"] if user else self.threshold
+        if found and likely >= least:
+            boxes = self._boxes(user, items, looks)
+            return self._write(context, found, likely, boxes)
         if user and _WHAT_IS_IT.search(context.question.text):
             shown = self._recognise(context, user, items)
             if shown is not None:
@@ -125,7 +131,7 @@ class NanoAnswerer:
 
     @property
     def threshold(self) -> float:
-        """`Draft.answerable` below which it gives no answer."""
+        """`Draft.answerable` below which it gives no answer to a question in words."""
         return self._calibration["threshold"]
 
     def best(self, context: Context) -> Span | None:
@@ -136,12 +142,23 @@ class NanoAnswerer:
     # --- reading ---------------------------------------------------------------------------------
 
     def point(
-        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+        self,
+        context: Context,
+        user: Sequence[Seen],
+        items: Sequence[Seen | None],
+        looks: Looks | None = None,
     ) -> list[Span]:
-        """The best span of every source that has text, best first."""
+        """The best span of every source that has text, best first.
+
+        looks: filled with what each source's pieces paid to pictures, where the user shows one.
+        """
+        watch = looks is not None and bool(user)
         found: dict[int, Span] = {}
         for window in self._windows_of(context):  # one by one: a short one is not padded
-            for span in spans(self._read([window], user, items), [window]):
+            reading = self._read([window], user, items, watch)
+            if looks is not None and watch:
+                self._keep_looks(window, len(user), looks)
+            for span in spans(reading, [window]):
                 found[span.item] = better(span, found.get(span.item))
         return sorted(found.values(), key=lambda s: -s.score)
 
@@ -188,34 +205,34 @@ class NanoAnswerer:
         user: Sequence[Seen],
         items: Sequence[Seen | None],
         source: int,
-    ) -> list[Tensor]:
+    ) -> Tensor:
         """What a source's tokens paid to the patches of each of the user's pictures and, last, of
-        its own: (L, H, P) each, the mean over its tokens."""
-        c, layers = self._reader.config, len(self._reader.config.hyper_layers)
-        total = torch.zeros(len(user) + 1, layers, c.heads, self._eyes.config.patches)
-        pieces = 0
+        its own: (N + 1, L, H, P), the mean over its tokens."""
+        looks: Looks = {}
         for window in windows:
-            of_source = [i for i, piece in enumerate(window.pieces) if piece.item == source]
-            if not of_source:
-                continue
-            self._read([window], user, items, watch=True)
-            seen = [layer.watched for layer in self._reader.layers if layer.watched is not None]
-            for i in of_source:
-                start, end = window.piece_range(i)
-                views = [*range(len(user)), len(user) + i]
-                for at, mass in enumerate(seen):
-                    # (H, T, N, P) -> (N, H, P), without the pooled token
-                    part = torch.as_tensor(mass)[0, :, start:end, views, :-1].mean(1)
-                    total[:, at] += part.transpose(0, 1)
-            pieces += len(of_source)
+            if any(piece.item == source for piece in window.pieces):
+                self._read([window], user, items, watch=True)
+                self._keep_looks(window, len(user), looks)
+        if source not in looks:
+            c = self._reader.config
+            layers, patches = len(c.hyper_layers), self._eyes.config.patches
+            return torch.zeros(len(user) + 1, layers, c.heads, patches)
+        return torch.stack(looks[source]).mean(0)
+
+    def _keep_looks(self, window: Window, users: int, looks: Looks) -> None:
+        """Of what the hyper layers watched, the means over each piece's tokens."""
+        seen = [layer.watched for layer in self._reader.layers if layer.watched is not None]
+        for i, piece in enumerate(window.pieces):
+            start, end = window.piece_range(i)
+            views = [*range(users), users + i]
+            # (H, T, N, P) -> (N, L, H, P), without the pooled token
+            means = [m[0][:, start:end][:, :, views, :-1].mean(1) for m in seen]
+            looks.setdefault(piece.item, []).append(torch.stack(means).permute(2, 0, 1, 3))
         for layer in self._reader.layers:
             layer.watched = None
-        return list(total / max(1, pieces))
 
-    def maps(
-        self, context: Context, source: int
-    ) -> Floats:  # what heatmaps are read off, for calibrating
-        """(M, P) of a source's own picture; see `regions.maps`."""
+    def maps(self, context: Context, source: int) -> Floats:
+        """(M, P) of a source's own picture, which heatmaps are read off; see `regions.maps`."""
         with self._lock:
             user, items = self.look_at(context)
             own = items[source]
@@ -351,7 +368,30 @@ class NanoAnswerer:
 
     # --- saying ----------------------------------------------------------------------------------
 
-    def _write(self, context: Context, found: Sequence[Span], likely: float) -> Draft:
+    def _boxes(
+        self, user: Sequence[Seen], items: Sequence[Seen | None], looks: Looks
+    ) -> Callable[[int], Box | None]:
+        """Where in a source's picture the thing is that the user shows; None: all over it, or it
+        cannot be said."""
+
+        def box(source: int) -> Box | None:
+            own = items[source]
+            if own is None or source not in looks or self._pointing is None:
+                return None
+            if max(self.likeness(seen, own) for seen in user) >= self._calibration["same"]:
+                return None
+            attention = torch.stack(looks[source]).mean(0)[-1]
+            return self.box(self._region(attention, user, own))
+
+        return box
+
+    def _write(
+        self,
+        context: Context,
+        found: Sequence[Span],
+        likely: float,
+        box_of: Callable[[int], Box | None],
+    ) -> Draft:
         chosen = [found[0]]
         pictured = bool(context.question.pictures)
         if not pictured and _LIST.match(context.question.text.strip()):
@@ -365,6 +405,7 @@ class NanoAnswerer:
         )
         text, attributions, drawn = "", [], shares(found)
         for span in chosen:
+            box = box_of(span.item)
             body = context.sources[span.item].item.text or ""
             a, b = _sentence(body, span.start, span.end)
             pieces = [(span.start, span.end)]
@@ -375,7 +416,7 @@ class NanoAnswerer:
                 at = len(text) + bool(text)
                 text += f"{chr(10) if text else ''}{said} [{span.item + 1}]"
                 attributions.append(
-                    Attribution(at, at + len(said), span.item, start, end, drawn[span.item])
+                    Attribution(at, at + len(said), span.item, start, end, drawn[span.item], box)
                 )
         return Draft(text, tuple(attributions), short, likely, model=self.name)
 

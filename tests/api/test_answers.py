@@ -36,6 +36,9 @@ def model_server() -> Iterator[ModelServer]:
             return error(429, "busy", **{"Retry-After": "90"})
         if "break" in asked:
             return Send([delta(content="The elf owl ")])
+        if "boast" in asked:
+            said = "The elf owl weighs 40 grams. [1] It weighs ninety tons [7]. It swims. [1]"
+            return streamed(*(said[i : i + 5] for i in range(0, len(said), 5)))
         if "slowly" in asked:
             return Send([b": still here\n\n", *([0.1, b": still here\n\n"] * 600)])
         return streamed("The elf owl ", "weighs 40 grams ", "[1].", " ")
@@ -158,6 +161,35 @@ def test_events_come_in_order_and_text_never_changes(site: httpx.Client) -> None
         assert site.get(f"/v1/answers/{done['id']}").json() == done
     assert len([name for name in kinds if name == "text"]) == 4
     assert done["usage"] == {"prompt_tokens": 40, "completion_tokens": 7}
+
+
+def test_statements_without_support_are_marked_or_left_out(site: httpx.Client) -> None:
+    boast = {"model": "big", "k": 1, "filters": None}
+    marked = ask(site, "boast of the elf owl weighs grams", **boast)
+    said = [(marked["text"][s["start"] : s["end"]], s["verdict"]) for s in marked["statements"]]
+    assert said[0] == ("The elf owl weighs 40 grams.", "supported")
+    assert said[1] == ("It weighs ninety tons [7].", "unsupported")
+    assert marked["dangling_markers"] == [7]
+    found = events(site, "boast of the elf owl weighs grams", **boast, require_support=True)
+    done = found[-1][1]
+    assert "".join(data["delta"] for name, data in found if name == "text") == done["text"]
+    assert done["text"].startswith("The elf owl weighs 40 grams. [1]")
+    assert "tons" not in done["text"]
+    assert any("without support" in note for note in done["notes"])
+    assert site.get(f"/v1/answers/{done['id']}").json() == done
+    again = site.post(f"/v1/answers/{done['id']}/replay").json()
+    assert again["text"] == done["text"]
+
+
+def test_a_model_that_cannot_be_asked_without_an_item_says_so(site: httpx.Client) -> None:
+    answer = ask(site, WEIGHT, verify="full")
+    assert "sentences cannot be asked again without one of its sources." in answer["notes"]
+    assert answer["citations"][0]["support"]["ablation_drop"] is None
+    measured = ask(site, WEIGHT, model="owl-nano", verify="full")
+    drops = [citation["support"]["ablation_drop"] for citation in measured["citations"]]
+    assert measured["abstained"] or all(drop > 0 for drop in drops)
+    body = {"collection": "owls", "question": WEIGHT, "verify": "twice"}
+    problem(site.post("/v1/answers", json=body), 422, "verify")
 
 
 def test_an_item_switched_off_changes_the_answer_and_it_says_what(site: httpx.Client) -> None:
