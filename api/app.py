@@ -20,6 +20,7 @@ from rag_owl.api.metrics import Metrics
 from rag_owl.api.middleware import Guard, split_list
 from rag_owl.api.routes import (
     answers,
+    backups,
     chat,
     collections,
     documents,
@@ -116,7 +117,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (health, collections, documents, items, search, jobs, keys, page):
+    for module in (health, collections, documents, items, search, jobs, backups, keys, page):
         app.include_router(module.router)
     app.include_router(answers.router)
     app.include_router(answers.answerers)

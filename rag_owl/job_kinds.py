@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rag_owl.store.jobs import Claim
+from rag_owl.types import Skipped
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
@@ -93,6 +94,25 @@ def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return retention.work(owl.cleaner(), claim, stopping)
 
 
+def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Everything into one file of the folder `backup_folder`, named by the job. Counts files."""
+    from rag_owl import db
+    from rag_owl.errors import InvalidInput
+    from rag_owl.store import jobs
+
+    if owl.settings.backup_folder is None:
+        raise InvalidInput("there is no place for backups: set RAG_OWL_BACKUP_FOLDER")
+    target = owl.settings.backup_folder.expanduser() / f"owl-{claim.job_id}.backup"
+    if not target.exists():  # else it was written, and then the process was killed
+        report = owl.backup(target)
+        with db.writing(owl.engine) as session:
+            found, lacking = report.blobs + report.segments, len(report.lacking)
+            jobs.advance(session, claim, found=found + lacking, done=found, failed=lacking)
+            reason = "is missing or damaged here; see `rag-owl doctor --deep`"
+            jobs.add_skipped(session, claim, [Skipped(name, reason) for name in report.lacking])
+    return True
+
+
 def lane_of(kind: str) -> Lane:
     """Also of a kind that only a newer version knows: working it says so."""
     return KINDS[kind].lane if kind in KINDS else "upkeep"
@@ -105,5 +125,5 @@ KINDS: dict[str, Kind] = {
     "verify": Kind(verify, "upkeep"),
     "delete": Kind(delete, "safety"),
     "expire": Kind(delete, "safety"),
-    # safety: backup (neither that nor delete may see the other half done)
+    "backup": Kind(backup, "safety"),
 }

@@ -83,8 +83,8 @@ class Quota(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    documents: int | None = Field(None, ge=0)
-    items: int | None = Field(None, ge=0, description="Of current documents.")
+    documents: int | None = Field(default=None, ge=0)
+    items: int | None = Field(default=None, ge=0, description="Of current documents.")
 
 
 class Schedule(BaseModel):
@@ -93,7 +93,7 @@ class Schedule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     cron: str = Field(description="Five fields, in UTC: `0 3 * * *` is each day at three.")
-    kind: Literal["ingest", "merge", "verify", "expire"]
+    kind: Literal["ingest", "merge", "verify", "expire", "backup"]
     collection: str | None = Field(
         default=None, description="Of `ingest` needed; else none: all."
     )
@@ -348,8 +348,11 @@ class Settings(BaseSettings):
         [],
         description=(
             "Periodic jobs, as a JSON list: `cron`, `kind` (`ingest`, `merge`, `verify`, "
-            "`expire`), `collection`, `path` (docs/operations.md)."
+            "`expire`, `backup`), `collection`, `path` (docs/operations.md)."
         ),
+    )
+    backup_folder: Path | None = Field(
+        None, description="Where jobs write backups (`POST /v1/backups`, schedules)."
     )
     shutdown_seconds: int = Field(
         30, ge=0, description="How long `serve` lets running answers finish when it is stopped."

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rag_owl.api.cli import app
-from tests.service import bearer, make_key, opened, problem, running, upload
+from rag_owl.restore import check_backup
+from tests.service import bearer, finished, make_key, opened, problem, running, upload
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 NOTE = b"The barn owl of Greyfield weighs 430 grams."
@@ -20,7 +21,7 @@ def test_documents_and_collections_are_deleted(tmp_path: Path) -> None:
         upload(client, "other", {"owls.txt": NOTE})
         asked = {"collection": "notes", "question": "How much does the barn owl weigh?"}
         answer = client.post("/v1/answers", json=asked).json()
-        assert "430" in answer["text"]
+        assert "430 grams" in answer["text"]
         (document,) = [
             each
             for each in client.get("/v1/collections/notes/documents").json()["data"]
@@ -30,16 +31,20 @@ def test_documents_and_collections_are_deleted(tmp_path: Path) -> None:
         assert client.delete(where).status_code == 204
         problem(client.delete(where), 404)
         redacted = client.get(f"/v1/answers/{answer['id']}").json()
-        assert "430" not in json.dumps(redacted)
+        assert "grams" not in json.dumps(redacted)
         assert client.delete("/v1/collections/notes").status_code == 204
         problem(client.delete("/v1/collections/notes"), 404)
         problem(client.get(f"/v1/answers/{answer['id']}"), 404)
         assert [each["name"] for each in client.get("/v1/collections").json()["data"]] == ["other"]
         owl = opened(client)
-        for job in owl.jobs():
-            assert owl.wait_for_job(job.id).state == "done"
-        assert [each.kind for each in owl.jobs()].count("delete") == 2
-        assert client.get("/v1/jobs").status_code == 200
+        newest = owl.jobs()[0]
+        assert (newest.kind, owl.wait_for_job(newest.id).state) == ("delete", "done")
+        # Those of the collection are gone with it.
+        listed = client.get("/v1/jobs").json()["data"]
+        assert [(each["kind"], each["collection"]) for each in listed] == [
+            ("delete", None),
+            ("ingest", "other"),
+        ]
         assert client.post("/v1/collections", json={"name": "notes"}).status_code == 201
 
 
@@ -84,3 +89,19 @@ def test_backup_and_restore_from_the_command_line(
     assert isinstance(job, dict)
     assert (job["kind"], job["state"]) == ("delete", "done")
     assert run("collections", "--data", again) == []
+
+
+def test_a_backup_is_a_job_too(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    with running(tmp_path / "data", **LIGHT) as client:
+        assert "RAG_OWL_BACKUP_FOLDER" in problem(client.post("/v1/backups"), 409)["detail"]
+    folder.mkdir()
+    with running(tmp_path / "data", **LIGHT, backup_folder=folder) as client:
+        upload(client, "notes", {"owls.txt": NOTE})
+        begun = client.post("/v1/backups")
+        assert begun.status_code == 202
+        job = finished(client, begun.json()["id"])
+        assert (job["kind"], job["state"], job["found"], job["failed"]) == ("backup", "done", 2, 0)
+        assert check_backup(folder / f"owl-{job['id']}.backup")["lacking"] == []
+        limited = bearer(make_key(tmp_path / "data", "admin", only=["notes"]))
+        problem(client.post("/v1/backups", headers=limited), 403)
