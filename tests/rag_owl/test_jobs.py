@@ -257,7 +257,7 @@ def test_only_what_the_operator_listed_is_looked_through(engine: Engine, tmp_pat
         ({"cron": "* * * * * *", "kind": "merge"}, "five fields"),
         ({"cron": "0 3 * * *", "kind": "ingest"}, "needs a collection and a path"),
         ({"cron": "0 3 * * *", "kind": "merge", "path": "/"}, "has no path"),
-        ({"cron": "0 3 * * *", "kind": "delete"}, "'ingest', 'merge' or 'verify'"),
+        ({"cron": "0 3 * * *", "kind": "delete"}, "'ingest', 'merge'"),
     ],
 )
 def test_what_is_no_schedule(schedule: dict[str, str], what: str) -> None:
