@@ -311,7 +311,8 @@ class Spliced(nn.Module):
                 logits_to_keep=count + 1,
             )
             ahead = out.logits[:, :-1].float().log_softmax(dim=-1)  # (1, n, V)
-        return ahead.gather(-1, answer[..., None])[..., 0]
+        chosen: Tensor = ahead.gather(-1, answer[..., None])[..., 0]
+        return chosen
 
 
 def _ids(value: Any) -> tuple[int, ...]:

@@ -214,12 +214,12 @@ def test_every_family_answers_through_the_whole_system(system: RagOwl, folders):
 def test_models_side_by_side(system: RagOwl, folders, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAG_OWL_ANSWER_TOKENS", "8")
     arguments = ["ask", "owls", "What does it eat?", "--data", str(system.folder), "--json"]
-    for kind in ("owl1", "gemma"):
+    for kind in ("owl1", "gemma", "qwen"):
         arguments += ["--model", str(folders[kind])]
     done = CliRunner().invoke(app, [*arguments, "--model", "sentences"])
     assert done.exit_code == 0, done.output
     models = [answer["model"] for answer in json.loads(done.stdout)]
-    assert models == ["tiny-owl1", "tiny-gemma", "sentences"]
+    assert models == ["tiny-owl1", "tiny-gemma", "tiny-qwen", "sentences"]
 
 
 def test_folders_of_no_family(system: RagOwl, folders, tmp_path: Path):
