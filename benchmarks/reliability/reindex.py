@@ -201,7 +201,12 @@ def main() -> None:
             clients.part = "before"
             time.sleep(given.seconds)
             clients.part = "during"
-            took, live = reindexed(server, embedder)
+            try:
+                took, live = reindexed(server, embedder)
+            except httpx.HTTPError as error:
+                ended = server.process.poll()  # None: it still runs
+                log = server.log.read_text()[-3_000:]
+                raise SystemExit(f"the service failed ({ended}): {error}\n{log}") from error
             clients.part = "after"
             time.sleep(given.seconds)
         asked = clients.asked
