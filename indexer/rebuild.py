@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypeAlias
 
 from sqlalchemy import Engine, select
 
 from rag_owl import db
+from rag_owl.blobs import FolderBlobs
 from rag_owl.db import AnswerRow, CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import RagOwlError
 from rag_owl.indexer.loaders import Input, Loaded
@@ -16,13 +18,14 @@ from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.split import split
 from rag_owl.media import Limits
-from rag_owl.ports import BlobStore
+from rag_owl.remote_blobs import RemoteBlobs
 from rag_owl.store import blob_uses, condemned
 
+Blobs: TypeAlias = FolderBlobs | RemoteBlobs
 _NAMED = 3  # documents in one message
 
 
-def find_lost(engine: Engine, blobs: BlobStore) -> dict[str, str]:
+def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
     """Blobs that are needed and are missing or damaged, with what is wrong of each.
 
     A damaged one that nothing needs is deleted.
@@ -45,11 +48,10 @@ def find_lost(engine: Engine, blobs: BlobStore) -> dict[str, str]:
     return lost | {digest.hex(): "is missing" for digest in left}
 
 
-def _is_sound(blobs: BlobStore, key: str) -> bool:
-    verify = getattr(blobs, "verify", None)  # of an object store, where copies lie here
+def _is_sound(blobs: Blobs, key: str) -> bool:
     try:
-        if verify is not None:
-            verify(key)
+        if isinstance(blobs, RemoteBlobs):  # what the store has, not the copy that lies here
+            blobs.verify(key)
             return True
         with blobs.path(key).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == key
@@ -58,7 +60,7 @@ def _is_sound(blobs: BlobStore, key: str) -> bool:
 
 
 def rebuild(
-    engine: Engine, blobs: BlobStore, limits: Limits, pool: Pool, lost: Collection[str]
+    engine: Engine, blobs: Blobs, limits: Limits, pool: Pool, lost: Collection[str]
 ) -> set[str]:
     """Read again the documents that lost pictures came from -> the blobs that are there again."""
     again: set[str] = set()
@@ -71,7 +73,7 @@ def rebuild(
             .distinct()
         ).all()
     for source, name in sources:
-        if source in lost or again.issuperset(lost):
+        if source is None or source in lost or again.issuperset(lost):
             continue
         try:
             again |= _pictures_of(blobs, limits, pool, blobs.path(source), name, set(lost) - again)
@@ -81,7 +83,7 @@ def rebuild(
 
 
 def _pictures_of(
-    blobs: BlobStore, limits: Limits, pool: Pool, path: Path, name: str, wanted: Collection[str]
+    blobs: Blobs, limits: Limits, pool: Pool, path: Path, name: str, wanted: Collection[str]
 ) -> set[str]:
     again = set()
     for loaded in read_apart(Input(name, path, None, ""), start_row=0, limits=limits, pool=pool):

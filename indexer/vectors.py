@@ -14,7 +14,7 @@ from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.milvus import PREFIX
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.restore import RestoredVectors
-from rag_owl.store import generations
+from rag_owl.store import collections
 
 
 def export_vectors(store: SegmentStore, segment: str) -> Vectors:
@@ -33,7 +33,7 @@ def export_vectors(store: SegmentStore, segment: str) -> Vectors:
 
 def import_vectors(session: Session, store: SegmentStore, restored: RestoredVectors) -> None:
     """Raises `InvalidInput` for numbers that are no vectors, or keys that come twice."""
-    generation = generations.from_row(session.get_one(GenerationRow, restored.generation))
+    generation = collections.from_row(session.get_one(GenerationRow, restored.generation))
     store.write(
         restored.segment,
         np.fromfile(restored.ids, "<i8"),

@@ -185,7 +185,7 @@ def bury(session: Session, collection_key: int) -> None:
     )
 
 
-def buried() -> Select[tuple[int]]:
+def buried() -> Select[int]:
     """Keys of collections that are being deleted."""
     return select(CollectionRow.key).where(CollectionRow.name.startswith("~"))
 

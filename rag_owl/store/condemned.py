@@ -27,7 +27,7 @@ _REMEMBERED = 7 * 86_400.0  # seconds that a collected blob is remembered: longe
 _SAVING = 3_600.0  # seconds between an answer's time and its commit, at most
 
 
-def condemn(session: Session, keys: Select[tuple[str | None]] | Iterable[str]) -> None:
+def condemn(session: Session, keys: Select[str | None] | Iterable[str]) -> None:
     """Blobs that rows which go now refer to. A query is run now, before the rows go."""
     if isinstance(keys, Select):
         keys = [key for key in session.scalars(keys.distinct()) if key is not None]
