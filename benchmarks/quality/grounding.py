@@ -18,17 +18,19 @@ from benchmarks.quality.nano_reading import cases, context
 from benchmarks.quality.scores import roc_area
 
 PRECISION = 0.95  # of the citations whose share reaches the threshold, so many are right
-KEPT = 0.95  # of the right citations lose at least the threshold without their item
+SPARED = 0.95  # of the items that another one could stand for cost less than the threshold
+LEAST = 20  # of such items must have been seen
+REACHED = 0.2  # of the right ones must reach the share's threshold, else it says nothing
 
 
 def measure(data: Path, folder: Path, count: int, calibration: bool) -> dict[str, list[Any]]:
     """Of each question, with the passage that answers it and without: the share of the item that is
     pointed to, whatever the threshold, and whether that is the right one. Of those answered from
-    the right one: what leaving it out costs, and now and then what leaving another out costs."""
+    the right one: what leaving it out costs, and now and then the same where it stands twice."""
     from rag_owl.blobs import FolderBlobs
     from rag_owl.model.nano import NanoAnswerer
     from rag_owl.model.nano.pointing import shares
-    from rag_owl.types import Attribution, Draft
+    from rag_owl.types import Draft
 
     found: dict[str, list[Any]] = {"share": [], "right": [], "drop": [], "other": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,11 +50,12 @@ def measure(data: Path, folder: Path, count: int, calibration: bool) -> dict[str
             first = draft.attributions[0]
             found["drop"].append(model.ablate(shown, Draft(draft.text, (first,)))[0])
             if number % 4 == 0:
-                # The same answer laid to another item: nothing is lost without that one.
-                at = (case.gold + 1) % len(case.texts)
-                words = case.texts[at].split()[0]
-                wrong = Attribution(0, 1, at, 0, len(words))
-                found["other"].append(model.ablate(shown, Draft(draft.text, (wrong,)))[0])
+                # With the same passage twice, leaving one of them out costs next to nothing.
+                twice = context(case.question, [*case.texts, case.texts[case.gold]])
+                again = model.answer(twice)
+                if not again.abstained:
+                    alone = Draft(again.text, again.attributions[:1])
+                    found["other"].append(model.ablate(twice, alone)[0])
     return found
 
 
@@ -60,15 +63,17 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
     """-> thresholds (a `rag_owl.ports.Grounding`) and the numbers that they were read off."""
     found = measure(data, folder, count, True)
     share, right = np.array(found["share"], float), np.array(found["right"])
-    drop = np.array(found["drop"], float)
+    drop, other = np.array(found["drop"], float), np.array(found["other"], float)
     order = np.argsort(-share)
     precise = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(precise >= PRECISION)
     attention_from = float(share[order][enough[-1]]) if len(enough) else None
+    if attention_from is not None and (share[right] >= attention_from).mean() < REACHED:
+        attention_from = None
     return {
         "thresholds": {
             "attention_from": attention_from,
-            "drop_from": float(np.quantile(drop, 1 - KEPT)),
+            "drop_from": float(np.quantile(other, SPARED)) if len(other) >= LEAST else None,
         },
         "counts": {"pointed": len(right), "answered": len(drop)},
         "right": float(right.mean()),
@@ -97,12 +102,12 @@ def main() -> None:
         reached = share >= least
         print(f"share of {least:.2f} or more: {reached.mean():.3f} of them, of which right: "
               f"{right[reached].mean():.3f}")  # fmt: skip
-    reach = np.mean(drop >= thresholds["drop_from"])
+    reach = np.mean(drop >= (thresholds["drop_from"] or 0.0))
     print(
         f"nats lost without the cited item, median: {np.median(drop):.2f}; without "
-        f"another {np.median(other):.2f}"
+        f"one that stands there twice {np.median(other):.2f}"
     )
-    print(f"{reach:.3f} reach the threshold of {thresholds['drop_from']:.2f}")
+    print(f"{reach:.3f} reach the threshold ({thresholds['drop_from']})")
 
 
 if __name__ == "__main__":
