@@ -8,7 +8,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from PIL import Image
 
 from rag_owl import RagOwl
 from tests.browser import serve
-from tests.service import bearer, make_key, png, problem
+from tests.model_server import KEY, MODEL, ModelServer, Send
+from tests.service import PATIENCE, bearer, make_key, png, problem
 
 PLAIN: dict[str, Any] = {"model": "sentences", "picture_embedder": "descriptor"}
 WEIGHT = "How much does the elf owl weigh?"
@@ -232,3 +234,33 @@ def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> Non
                 headers={**accept, "Content-Type": "application/json"},
             )
             assert 400 <= sent.status_code < 500
+
+
+def test_a_client_that_goes_frees_its_place(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_MODEL_KEY", KEY)
+    slowly = Send([b": still here\n\n", *([0.1, b": still here\n\n"] * 3_000)])
+    headers = {"Accept": "application/json, text/event-stream"}
+    call = {"name": "ask", "arguments": {"collection": "owls", "question": WEIGHT, "model": "big"}}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    with ModelServer(slowly) as server:
+        model = {"base_url": server.url, "model": MODEL, "api_key_env": "TEST_MODEL_KEY"}
+        with (
+            serve(data, remote_models={"big": model}, **PLAIN) as site,
+            httpx.Client(base_url=site, timeout=PATIENCE) as http,
+        ):
+
+            def running() -> bool:
+                line = 'rag_owl_lane{lane="remote",state="running"} 1.0'
+                return line in http.get("/metrics").text
+
+            with http.stream("POST", "/mcp", json=asked, headers=headers):
+                wait_until(lambda: running() and bool(server.requests))
+            wait_until(lambda: not running())
+            assert server.gone.wait(PATIENCE)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
