@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -218,9 +219,7 @@ class MilvusIndex(Segment):
             rows = self._milvus.call(
                 "read",
                 self._name,
-                lambda client, collection, part=part: client.get(
-                    collection, ids=part, output_fields=["key", "vector"], timeout=_SECONDS
-                ),
+                partial(_get, part),
             )
             by_key = {int(row["key"]): row["vector"] for row in rows}
             there = [key for key in part if key in by_key]
@@ -266,7 +265,7 @@ class MilvusStore:
             self._milvus.call(
                 "write to",
                 name,
-                lambda client, there, rows=rows: client.upsert(there, rows, timeout=_SECONDS),
+                partial(_upsert, rows),
             )
         return _manifest(str(manifest.get("embedder", "")), vectors.shape[1], len(ids), kind)
 
@@ -276,11 +275,23 @@ class MilvusStore:
             self._milvus.call(
                 "delete from",
                 name,
-                lambda client, there, part=part: client.delete(there, ids=part, timeout=_SECONDS),
+                partial(_delete, part),
             )
 
     def remove(self, name: str) -> None:
         self._milvus.call("drop", name, lambda client, there: client.drop_collection(there))
+
+
+def _get(keys: Sequence[int], client: Any, collection: str) -> Any:
+    return client.get(collection, ids=keys, output_fields=["key", "vector"], timeout=_SECONDS)
+
+
+def _upsert(rows: Sequence[Mapping[str, Any]], client: Any, collection: str) -> Any:
+    return client.upsert(collection, rows, timeout=_SECONDS)
+
+
+def _delete(keys: Sequence[int], client: Any, collection: str) -> Any:
+    return client.delete(collection, ids=keys, timeout=_SECONDS)
 
 
 def _make(client: Any, collection: str, dimension: int, kind: str) -> None:
