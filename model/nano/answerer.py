@@ -38,8 +38,15 @@ ABSTENTION = "The retrieved items do not seem to hold an answer to this question
 NOT_READ = "This model reads English only; these passages share words with the question:"
 _MANY_PICTURES = 256  # features kept in memory, about 50 kB each
 _SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
+# What it is: not a fact about it, as in "What is the anthem of this country?".
 _WHAT_IS_IT = re.compile(
-    r"\b(what|which|who|whose)\b.{0,40}\b(this|these|that|it|shown|picture|photo|image|see)\b", re.I
+    r"\b(?:what|which|who|whose)(?:\s+\w+){0,2}\s+(?:is|are|was|were)\s+"
+    r"(?:this|these|that|it|shown|seen|pictured|(?:in|on)\s+(?:this|the)\s+\w+)(?:\s+\w+)?"
+    r"(?:\s+(?:here|in|on|by)\b.*)?\s*\?*\s*$"
+    r"|\b(?:what|which|who|whose)\b.{0,40}\b(?:(?:do|can)\s+(?:you|we|i)\s+see|belongs?\s+to|"
+    r"(?:has|have)\s+(?:this|these)|(?:this|the)\s+(?:picture|photo|image)\s+shows?|"
+    r"does\s+(?:this|the)\s+(?:picture|photo|image)\s+show)\b",
+    re.I,
 )
 _LIST = re.compile(
     r"(?:which|what|list|name|give)\s+(?:(?:all|the|of|are)\s+)*(?!does\b|this\b)\w{3,}s\s+\w", re.I

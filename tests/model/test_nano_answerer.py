@@ -181,3 +181,23 @@ def test_warped_flags_are_found_and_described(flags):
     index = embedder.embed_pictures([FLAGS[s].render().convert("RGB") for s in stems])
     seen = embedder.embed_pictures([photo(s, i) for i, s in enumerate(stems)])
     assert np.mean((seen @ index.T).argmax(1) == np.arange(len(stems))) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("question", "named"),
+    [
+        ("What is this?", True),
+        ("Which country does this flag belong to?", True),
+        ("Whose flag is this?", True),
+        ("What is in this picture?", True),
+        ("Which flower is shown here?", True),
+        ("What is the national anthem of this country called?", False),
+        ("Who is the president of this country?", False),
+        ("What is this country's capital?", False),
+        ("How many people live in the country with this flag?", False),
+    ],
+)
+def test_a_name_answers_what_it_is_and_no_other_question(question: str, named: bool):
+    from rag_owl.model.nano.answerer import _WHAT_IS_IT
+
+    assert bool(_WHAT_IS_IT.search(question)) == named
