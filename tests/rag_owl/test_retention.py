@@ -331,8 +331,8 @@ def test_deleting_waits_for_a_backup(tmp_path: Path, files: Path) -> None:
     from rag_owl import holds
 
     with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
-        owl.ingest("c", [files])
-        document = next(owl.documents("c"))
+        owl.ingest("c", [files / "other1.txt"])
+        (document,) = owl.documents("c")
         with holds.keeping_files(owl.engine):
             job = owl.delete_document("c", document.id)
             time.sleep(1.5)
