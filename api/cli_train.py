@@ -106,9 +106,13 @@ def run(
     if recipe == "nano":
         from rag_owl.model.train.nano import further
 
-        more = {} if rate is None else {"rate": rate}
         result = further.run(
-            examples, out, epochs=int(epochs or 3), held_back=held_back, minutes=minutes, **more
+            examples,
+            out,
+            epochs=int(epochs or 3),
+            rate=rate or further.RATE,
+            held_back=held_back,
+            minutes=minutes,
         )
     else:
         from rag_owl.model.train.recipes import recipe as named

@@ -45,4 +45,4 @@ def merge(model: nn.Module, folder: str | Path) -> None:
             weight = own.get(f"{module}.weight")
             if up is None or weight is None or weight.shape != (up.shape[0], down.shape[1]):
                 raise InvalidCheckpoint(f"{folder}: {name} does not fit this model")
-            weight += (scale * (up.float() @ down.float())).to(weight.device, weight.dtype)
+            weight.add_((scale * (up.float() @ down.float())).to(weight.device, weight.dtype))

@@ -123,7 +123,8 @@ def _spans(
 def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) -> list[Attribution]:
     """Sources for statements that have neither a marker nor an attribution of the model's."""
     found = []
-    given = {(each.start, each.end) for each in (*draft.attributions, *draft.moments)}
+    given = {(each.start, each.end) for each in draft.attributions}
+    given |= {(each.start, each.end) for each in draft.moments}
     for start, end in spans:
         if (start, end) in given:
             continue
@@ -141,7 +142,8 @@ def _statement(
     seen = any((m.start, m.end) == span for m in draft.moments)
     verdicts: list[Verdict] = [c.support.verdict for c in mine]
     verdicts += ["unchecked"] if seen else []  # what was seen in the user's own video
-    verdict = max(verdicts, key=ORDER.index, default="unsupported")
+    verdicts = verdicts or ["unsupported"]
+    verdict = max(verdicts, key=ORDER.index)
     said = without_markers(draft.text[slice(*span)])
     against = [c.marker for c in mine if c.support.contradicted]
     if mine and verdict != "unsupported":

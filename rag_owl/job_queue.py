@@ -97,7 +97,8 @@ class _Patient(PsycopgConnector):
         if query == sql.queries["fetch_job"]:
             # A task may be ours although the answer did not arrive: the worker is begun anew under
             # another number, and what the old one had goes back.
-            return await ask(query, **arguments)
+            fetched: dict[str, Any] = await ask(query, **arguments)
+            return fetched
         return await self._wait(lambda: ask(query, **arguments))
 
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:

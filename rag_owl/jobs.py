@@ -24,6 +24,7 @@ from typing import Literal, Protocol, TypeAlias
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from rag_owl import db
 from rag_owl.errors import (
@@ -136,7 +137,7 @@ def _attempt(
     return ("cancelled" if cancelled else "left"), None
 
 
-def _write_down(session: jobs.Session, claim: Claim, state: str, error: str | None) -> None:
+def _write_down(session: Session, claim: Claim, state: str, error: str | None) -> None:
     if state == "left":
         jobs.release(session, claim)
     elif state == "cancelled":

@@ -94,9 +94,7 @@ class Schedule(BaseModel):
 
     cron: str = Field(description="Five fields, in UTC: `0 3 * * *` is each day at three.")
     kind: Literal["ingest", "merge", "verify", "expire", "backup"]
-    collection: str | None = Field(
-        default=None, description="Of `ingest` needed; else none: all."
-    )
+    collection: str | None = Field(default=None, description="Of `ingest` needed; else none: all.")
     path: Path | None = Field(
         default=None, description="Of `ingest`: what is looked through again."
     )

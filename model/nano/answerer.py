@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -228,14 +228,15 @@ class NanoAnswerer:
 
     def _keep_looks(self, window: Window, users: int, looks: Looks) -> None:
         """Of what the hyper layers watched, the means over each piece's tokens."""
-        seen = [layer.watched for layer in self._reader.layers if layer.watched is not None]
+        layers: Any = self._reader.layers
+        seen = [layer.watched for layer in layers if layer.watched is not None]
         for i, piece in enumerate(window.pieces):
             start, end = window.piece_range(i)
             views = [*range(users), users + i]
             # (H, T, N, P) -> (N, L, H, P), without the pooled token
             means = [m[0][:, start:end][:, :, views, :-1].mean(1) for m in seen]
             looks.setdefault(piece.item, []).append(torch.stack(means).permute(2, 0, 1, 3))
-        for layer in self._reader.layers:
+        for layer in layers:
             layer.watched = None
 
     def maps(self, context: Context, source: int) -> Floats:

@@ -129,7 +129,7 @@ class Learner(nn.Module):
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:
         """As the trainer asks for it. Raises `InvalidInput` where the family cannot."""
-        language = getattr(self.model, "language_model", None)
+        language: Any = getattr(self.model, "language_model", None)
         if self.local.family == "owl3" or not hasattr(language, "gradient_checkpointing_enable"):
             raise InvalidInput(f"gradient checkpointing is not there for {self.local.family}")
         language.gradient_checkpointing_enable()

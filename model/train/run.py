@@ -172,7 +172,7 @@ def _arguments(stage: Stage, plan: Plan, folder: Path) -> TrainingArguments:
     )
 
 
-class _Trainer(Trainer):
+class _Trainer(Trainer):  # type: ignore[misc]
     """Keeps what learns, not what it was given: checkpoints of a LoRA run are a few megabytes."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -205,7 +205,7 @@ class _Trainer(Trainer):
                 parameter.copy_(stored[name])
 
 
-class _Log(TrainerCallback):
+class _Log(TrainerCallback):  # type: ignore[misc]
     """A line of JSON per report, and a bar on standard error."""
 
     def __init__(self, path: Path) -> None:

@@ -34,6 +34,7 @@ from rag_owl.model.train.nano.reader import groups_of
 from rag_owl.statements import declare
 from rag_owl.types import Context
 
+RATE = 5e-5
 _AT_ONCE = 8  # examples per step
 _SUPPORT_EVERY = 2  # steps
 _LEAST_TO_CALIBRATE = 40  # held-back examples
@@ -147,7 +148,7 @@ def run(
     base: Path = weights.FOLDER,
     *,
     epochs: int = 3,
-    rate: float = 5e-5,
+    rate: float = RATE,
     held_back: float = 0.1,
     minutes: float | None = None,
     save_every: float = 60,
