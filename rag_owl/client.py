@@ -434,8 +434,8 @@ class RagOwl:
         shown. max_tokens: of the answer; seed: for models that draw. budget: characters of text
         that the model is shown, instead of the setting `context_characters`. on_sources: gets what
         the model is shown, before its text. asked_by: id of the key that asks. history: turns that
-        are not stored here, instead of a conversation's. wrap: put around the answerer. verify: "full"
-        also says what each statement loses without each item that it cites (`ablation_drop`).
+        are not stored here, instead of a conversation's. wrap: put around the answerer. verify:
+        "full" also says what each statement loses without each cited item (`ablation_drop`).
         require_support: statements that no item bears out are left out, and text comes sentence
         by sentence.
         Raises `InvalidQuestion`, `InvalidFilter`, `NotFound`, `ModelError`.

@@ -7,7 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ from rag_owl.model.nano import ablation, language, minilm, regions, weights
 from rag_owl.model.nano.embedder import see, weigh
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
-from rag_owl.model.nano.pointing import Span, better, shares, spans
+from rag_owl.model.nano.pointing import Span, better, shares, spans, whole
 from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows, Sight
 from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
 from rag_owl.ports import BlobStore, Grounding
@@ -36,7 +36,7 @@ Looks: TypeAlias = dict[int, list[Tensor]]  # per source: of each of its pieces 
 
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
-_MANY_PICTURES = 256  # features kept in memory, about 50 kB each
+_MANY_PICTURES = 512  # features kept in memory, about 50 kB each
 _SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
 # What it is: not a fact about it, as in "What is the anthem of this country?".
 _WHAT_IS_IT = re.compile(
@@ -167,6 +167,10 @@ class NanoAnswerer:
                 self._keep_looks(window, len(user), looks)
             for span in spans(reading, [window]):
                 found[span.item] = better(span, found.get(span.item))
+        for index, span in found.items():
+            text = context.sources[index].item.text or ""
+            start, end = whole(text, span.start, span.end)
+            found[index] = replace(span, start=start, end=end)
         return sorted(found.values(), key=lambda s: -s.score)
 
     def _read(

@@ -81,3 +81,22 @@ def shares(found: Sequence[Span]) -> dict[int, float]:
     """Per item the share of the pointer's mass that lies in it; together they are one."""
     total = np.logaddexp.reduce([span.mass for span in found]) if found else 0.0
     return {span.item: float(np.exp(span.mass - total)) for span in found}
+
+
+def whole(text: str, start: int, end: int) -> tuple[int, int]:
+    """[start, end) widened so that no word or number is cut: not "9 million" of "60.9 million"."""
+    while start > 0 and _joined(text, start):
+        start -= 1
+    while end < len(text) and _joined(text, end):
+        end += 1
+    return start, end
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters on both sides of `at` belong to one word or number."""
+    before, after = text[at - 1], text[at]
+    if before.isalnum() and after.isalnum():
+        return True
+    if before in ".," and after.isdigit():
+        return at > 1 and text[at - 2].isdigit()
+    return before.isdigit() and after in ".," and text[at + 1 : at + 2].isdigit()

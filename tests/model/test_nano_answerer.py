@@ -201,3 +201,23 @@ def test_a_name_answers_what_it_is_and_no_other_question(question: str, named: b
     from rag_owl.model.nano.answerer import _WHAT_IS_IT
 
     assert bool(_WHAT_IS_IT.search(question)) == named
+
+
+def test_no_word_or_number_is_cut():
+    from rag_owl.model.nano.pointing import whole
+
+    text = "About 60.9 million, 1,234.5 more; Ankara-born."
+    for part, wanted in (
+        ("9 million", "60.9 million"),
+        ("60", "60.9"),
+        ("234", "1,234.5"),
+        ("illion", "million"),
+        ("kara", "Ankara"),
+        ("5", "1,234.5"),
+        ("million", "million"),
+        ("About", "About"),
+    ):
+        start = text.rindex(part) if part == "5" else text.index(part)
+        assert text[slice(*whole(text, start, start + len(part)))] == wanted
+    assert whole("x", 0, 1) == (0, 1)
+    assert whole("5.", 0, 1) == (0, 1)
