@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -22,8 +22,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """The models to choose from: bundled ones, servers, and families of checkpoints."""
+def list_models(
+    under: Annotated[
+        list[Path] | None, typer.Option("--under", help="A folder with trained models.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The models to choose from: bundled ones, servers, trained ones, families of checkpoints."""
     from rag_owl.model.check import HUB_IDS, NAMES
     from rag_owl.model.registry import names
     from rag_owl.settings import read_settings
@@ -32,13 +37,36 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         families = {family: {"name": NAMES[family], "hub": HUB_IDS[family]} for family in NAMES}
         found = {"bundled": names(), "servers": servers, "families": families}
+        found["trained"] = dict(_trained(under or []))
         sys.stdout.write(json.dumps(found) + "\n")
         return
     for name in [*names(), *servers]:
         typer.echo(name)
+    for folder, card in _trained(under or []):
+        loss = card.get("held_back_loss")
+        measured = "" if loss is None else f", held-back loss {loss:.3f}"
+        typer.echo(
+            f"{folder}: recipe {card['recipe']} on {card['examples']} examples of {card['base']}, "
+            f"{card['steps']} steps{measured}"
+        )
     typer.echo("A checkpoint's folder or hub id, as of")
     for family, ids in HUB_IDS.items():
         typer.echo(f"  {NAMES[family]}: {', '.join(ids)}")
+
+
+def _trained(folders: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """Results of `rag-owl train run` below these folders, with their cards."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.rglob("card.json")):
+            try:
+                card = json.loads(path.read_text(encoding="utf-8"))
+                wanted = {"recipe", "examples", "base", "steps"}
+            except (OSError, ValueError):
+                continue
+            if isinstance(card, dict) and wanted <= card.keys():
+                found.append((str(path.parent), card))
+    return found
 
 
 @app.command()

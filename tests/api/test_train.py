@@ -92,6 +92,11 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     card = json.loads(told.stdout)
     losses = [json.loads(line)["loss"] for line in (out / "nano" / "log.jsonl").open()]
     assert losses[-1] < losses[0]
+    listed = CliRunner().invoke(app, ["model", "list", "--under", str(tmp_path), "--json"])
+    assert list(json.loads(listed.stdout)["trained"]) == [card["model"]]
+    (tmp_path / "card.json").write_text("no card")
+    listed = CliRunner().invoke(app, ["model", "list", "--under", str(tmp_path)])
+    assert f"{card['model']}: recipe nano on" in listed.stdout
     again = further.run(root / "examples", out)  # it ended: nothing is done again
     assert str(again) == card["model"]
     assert len((out / "nano" / "log.jsonl").read_text().splitlines()) == len(losses)
