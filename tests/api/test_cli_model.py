@@ -26,7 +26,7 @@ def run(
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sentences" in run(monkeypatch, capsys, "list")[1].split()
-    assert "sentences" in json.loads(run(monkeypatch, capsys, "list", "--json")[1])
+    assert "sentences" in json.loads(run(monkeypatch, capsys, "list", "--json")[1])["bundled"]
 
 
 def test_check_compares_every_expected_value(

@@ -124,6 +124,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "add_documents": FORM,
     "replace_document": FORM,
     "search": {"json": {"query": "stripes", "k": 50}},
+    "reindex_collection": {"json": {"index_type": "hnsw"}},
     "cancel_job": {},
     "retry_job": {},
     "create_key": {"json": {"name": "x", "scopes": ["ask"], "collections": ["{name}"]}},
