@@ -97,19 +97,22 @@ def _about_names(context: Context) -> set[int]:
 
     An embedder finds "the currency of Grenada" near "the currency of Atlantis"; it answers nothing.
     """
-    words = context.question.text.split()
-    named = {
-        term
-        for word in words[1:]  # the first word is written large anyway
-        if word[:1].isupper() or any(c.isdigit() for c in word)
-        for term in index_terms(_POSSESSIVE.sub("", word))
-    }
+    named = _names(context.question.text)
     holds = set()
     for at, source in enumerate(context.sources):
         item = source.item
         if named <= set(index_terms(f"{item.title} {item.heading} {item.text or ''}")):
             holds.add(at)
     return holds
+
+
+def _names(question: str) -> set[str]:
+    return {
+        term
+        for word in question.split()[1:]  # the first word is written large anyway
+        if word[:1].isupper() or any(c.isdigit() for c in word)
+        for term in index_terms(_POSSESSIVE.sub("", word))
+    }
 
 
 def _shown_by_picture(context: Context) -> set[int]:
@@ -130,10 +133,19 @@ def _shown_by_picture(context: Context) -> set[int]:
 
 def _sentences(context: Context, sources: set[int]) -> list[_Sentence]:
     found = []
+    asked = set(index_terms(context.question.text))
+    named = _names(context.question.text)
     for at in sorted(sources):
-        text = context.sources[at].item.text or ""
+        item = context.sources[at].item
+        text = item.text or ""
+        # An item about Chile names Peru as well; what it says before that is not about Peru.
+        elsewhere = not set(index_terms(item.title)) <= asked
+        before = set(index_terms(f"{item.title} {item.heading}"))
         for start, end in sentence_spans(text):
-            if end - start >= _SHORTEST and text[start:end] != context.sources[at].item.title:
+            before |= set(index_terms(text[start:end]))
+            if end - start < _SHORTEST or text[start:end] == item.title:
+                continue
+            if not elsewhere or named <= before:
                 found.append(_Sentence(at, start, end, text[start:end]))
     return found
 

@@ -73,3 +73,15 @@ def test_without_sources_it_abstains(answerer: SentencesAnswerer) -> None:
         Item("p", "p", "p", 1, 0, "picture", "P", ImageLocation(), picture="0" * 64), 1.0
     )
     assert answerer.answer(Context(Question("c", "Why?"), (picture,))).abstained
+
+
+def test_an_item_that_only_mentions_a_name_is_not_quoted_for_it(
+    answerer: SentencesAnswerer,
+) -> None:
+    chile = source("Chile", "The capital of Chile is Santiago. Chile borders Peru and Bolivia.")
+    asked = Question("c", "What is the capital of Peru?")
+    assert "Santiago" not in answerer.answer(Context(asked, (chile,))).text
+    lima = source("Lima", "Lima lies in Peru. It is the capital and the largest city of the land.")
+    draft = answerer.answer(Context(asked, (chile, lima)))
+    assert "It is the capital" in draft.text  # of what the sentence before it names
+    assert "Santiago" not in draft.text
