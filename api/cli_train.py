@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def make_data(
     collection: Annotated[str, typer.Argument(help="The collection's name.")],
     questions: Annotated[Path, typer.Option("--questions", help="Questions with answers, JSONL.")],
     out: Annotated[Path, typer.Option("--out", help="A folder for the examples.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder of the questions' pictures.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Items per example.")] = 5,
     missing: Annotated[
         float,
@@ -44,7 +48,7 @@ def make_data(
     from rag_owl.client import RagOwl
     from rag_owl.evaluation.dataset import load
 
-    dataset = load(questions)
+    dataset = load(questions, images)
     with RagOwl.open(data) as owl, Progress(console=err, transient=True) as bar:
         task = bar.add_task("examples", total=len(dataset.questions))
         made = train_data.make(
@@ -103,7 +107,19 @@ def run(
     gone = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if gone:
         raise InvalidInput(f"training needs {', '.join(gone)}: pip install 'rag-owl[train]'")
+    began = time.time()
     if recipe == "nano":
+        others = {
+            "--model": model not in (None, "owl-nano"), "--stage": stage != 1, "--steps": steps,
+            "--batch": batch != 4, "--accumulate": accumulate != 1,
+            "--evaluate-every": evaluate_every, "--save-every": save_every != 50,
+            "--dtype": dtype, "--device": device not in (None, "cpu"),
+            "--checkpointing": checkpointing,
+        }  # fmt: skip
+        if given := [name for name, said in others.items() if said]:
+            raise InvalidInput(f"recipe nano has no {', '.join(given)}: leave it out")
+        if epochs is not None and epochs < 1:
+            raise InvalidInput("recipe nano sees every example at least once: --epochs 1 or more")
         from rag_owl.model.train.nano import further
 
         result = further.run(
@@ -129,6 +145,8 @@ def run(
         result = run_stage(chosen, stage, model, examples, out, plan)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes says it
+    if (result / "card.json").stat().st_mtime < began:
+        err.print("This run had ended before: nothing was run. Another --out begins anew.")
     card = json.loads((result / "card.json").read_text(encoding="utf-8"))
     if as_json:
         sys.stdout.write(json.dumps({"model": str(result), **card}) + "\n")

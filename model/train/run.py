@@ -234,7 +234,7 @@ class _Log(TrainerCallback):  # type: ignore[misc]
                 file.write(json.dumps(line) + "\n")
 
 
-def plot(log: Path, picture: Path) -> None:
+def plot(log: Path, picture: Path, loss: str = "loss per token (nats)") -> None:
     """The losses of a log as a PNG; of steps that ran twice, the later ones."""
     import matplotlib
 
@@ -257,7 +257,7 @@ def plot(log: Path, picture: Path) -> None:
                 label=label,
                 marker="." if name != "loss" else None,
             )
-    axes.set(xlabel="step", ylabel="loss per token (nats)")
+    axes.set(xlabel="step", ylabel=loss)
     axes.legend()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)

@@ -92,6 +92,11 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     card = json.loads(told.stdout)
     losses = [json.loads(line)["loss"] for line in (out / "nano" / "log.jsonl").open()]
     assert losses[-1] < losses[0]
+    assert Image.open(out / "nano" / "loss.png").format == "PNG"
+    again = CliRunner().invoke(app, [
+        "train", "run", "nano", "--examples", str(root / "examples"), "--out", str(out), "--json",
+    ])  # fmt: skip
+    assert "nothing was run" in " ".join(again.stderr.split())
     listed = CliRunner().invoke(app, ["model", "list", "--under", str(tmp_path), "--json"])
     assert list(json.loads(listed.stdout)["trained"]) == [card["model"]]
     (tmp_path / "card.json").write_text("no card")
@@ -115,6 +120,8 @@ def test_what_cannot_be_trained_is_said(made, tmp_path: Path):
     root, _ = made
     for arguments, said in (
         (["run", "nano", "--examples", str(tmp_path)], "make-data"),
+        (["run", "nano", "--examples", str(root / "examples"), "--steps", "9"], "no --steps"),
+        (["run", "nano", "--examples", str(root / "examples"), "--epochs", "0.5"], "--epochs 1"),
         (["run", "lora", "--examples", str(root / "examples")], "needs --model"),
         (["run", "x", "--examples", str(root / "examples"), "--model", "y"], "no recipe 'x'"),
     ):
@@ -123,3 +130,17 @@ def test_what_cannot_be_trained_is_said(made, tmp_path: Path):
         assert said in told.output + str(told.exception)
     told = CliRunner().invoke(app, ["train", "recipes", "--json"])
     assert set(json.loads(told.stdout)) == {"owl1", "ovis", "owl3", "lora", "nano"}
+
+
+def test_pictures_of_questions_may_lie_in_another_folder(made, tmp_path: Path):
+    root, _ = made
+    line = {"question": "Which tower is this?", "images": ["alba.png"], "answers": ["red"]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line))
+    command = ["train", "make-data", "towns", "--questions", str(tmp_path / "q.jsonl")]
+    command += ["--data", str(root / "data"), "--out", str(tmp_path / "out"), "--missing", "0"]
+    told = CliRunner().invoke(app, command)
+    assert "--images names its folder" in str(told.exception)
+    told = CliRunner().invoke(app, [*command, "--images", str(root / "files")])
+    assert told.exit_code == 0, told.output
+    (example,) = read_examples(tmp_path / "out")
+    assert len(example.images) == 1

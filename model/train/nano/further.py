@@ -159,6 +159,8 @@ def run(
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
+    from rag_owl.model.train.run import plot
+
     result = out / "nano" / "model"
     if (result / "card.json").is_file():
         return result
@@ -208,11 +210,14 @@ def run(
             saved = time.monotonic()
             _save(state, this.reader, optimizer, step, spent + saved - began)
     bar.close()
+    log.close()
+    plot(out / "nano" / "log.jsonl", out / "nano" / "loss.png", "loss per window (nats)")
     _save(state, this.reader, optimizer, step, spent + time.monotonic() - began)
     this.reader.eval()
     calibration = dict(weights.manifest(base)["calibration"])
     held = [p for e in kept if (p := prepare(this.answerer, e)) is not None]
-    calibration |= _calibrated(this, held)
+    calibrated = _calibrated(this, held)
+    calibration |= calibrated
     arriving = result.with_name("model.part")
     weights.write(arriving, this.answerer._eyes, this.reader, calibration)
     card = {
@@ -223,7 +228,7 @@ def run(
         "held_back": len(held),
         "steps": step,
         "seconds": round(spent + time.monotonic() - began, 1),
-        "calibrated": sorted(_calibrated(this, held)),
+        "calibrated": sorted(calibrated),
     }
     (arriving / "card.json").write_text(json.dumps(card, indent=2), encoding="utf-8")
     os.replace(arriving, result)
