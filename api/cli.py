@@ -124,6 +124,11 @@ def sample(
     else:
         out.print(f"{len(written)} files in {escape(str(folder))}")
         out.print(f"Next: rag-owl ingest flags {escape(str(folder))}")
+        if questions is not None:
+            out.print(
+                f"and then: rag-owl eval {escape(str(questions))} --images {escape(str(folder))} "
+                "--collection flags --limit 20"
+            )
 
 
 @app.command()

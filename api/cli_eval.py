@@ -255,9 +255,9 @@ def show(console: Console, report: dict[str, Any]) -> None:
         if any(found[key] is not None for found in models.values()):
             cells = [page.with_interval(m[key], m.get(f"{key}_interval")) for m in models.values()]
             table.add_row(label, *(escape(cell) for cell in cells))
-    for key in ("seconds", "seconds_to_first_token", "seconds_per_token", "peak_memory_bytes"):
+    for key, label in page.COSTS.items():
         if any(found[key] is not None for found in models.values()):
-            table.add_row(key.replace("_", " "), *(page.cost(key, m[key]) for m in models.values()))
+            table.add_row(label, *(page.cost(key, m[key]) for m in models.values()))
     console.print(table)
     for channel, found in report["retrieval"].items():
         recall = ", ".join(f"recall@{k} {value:.3f}" for k, value in found["recall"].items())

@@ -50,7 +50,7 @@ LABELS = {
     "abstained_of_unanswerable": "Abstained where there is none",
     "risk_coverage_area": "Risk-coverage, area (less is better)",
 }
-_COSTS = {
+COSTS = {
     "seconds": "Seconds per question (median)",
     "seconds_95": "Seconds, 95th percentile",
     "seconds_to_first_token": "Seconds to the first words (median)",
@@ -112,7 +112,7 @@ def _figures(models: Mapping[str, Any]) -> str:
 
 def _costs(models: Mapping[str, Any]) -> str:
     rows = []
-    for name, label in _COSTS.items():
+    for name, label in COSTS.items():
         values = [found[name] for found in models.values()]
         if any(value is not None for value in values):
             rows.append([label, *(cost(name, value) for value in values)])

@@ -86,8 +86,9 @@ def test_mistakes_are_one_line(shell: Shell, arguments: list[str], said: str) ->
 
 
 def test_the_sample_comes_with_questions(shell: Shell, tmp_path: Path) -> None:
-    status, _, err = shell.run("sample", tmp_path / "sample", "--questions", tmp_path / "s.jsonl")
+    status, out, err = shell.run("sample", tmp_path / "sample", "--questions", tmp_path / "s.jsonl")
     assert status == 0, err
+    assert f"rag-owl eval {tmp_path / 's.jsonl'} --images {tmp_path / 'sample'}" in out
     found = dataset.load(tmp_path / "s.jsonl", tmp_path / "sample")
     assert len(found.questions) > 2_000
     assert len(found.first(10)) == 10
