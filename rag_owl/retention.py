@@ -229,9 +229,10 @@ def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) 
                     return True
                 with db.writing(cleaner.engine) as session:
                     jobs.advance(session, claim)
-                    now = condemned.collect(
-                        session, keys, in_answers, lambda key: _remove(cleaner, key)
-                    )
+                    condemned.doom(session, keys, in_answers)
+                with db.writing(cleaner.engine) as session:
+                    jobs.advance(session, claim)
+                    now = condemned.collect(session, keys, lambda key: _remove(cleaner, key))
                     jobs.advance(session, claim, found=now, done=now)  # files
         if stopping():
             return False

@@ -2,10 +2,12 @@
 
 Whoever stores rows that refer to blobs put the bytes before, and calls `keep` in the transaction
 of the rows. Whoever deletes says `condemn` in the transaction of the deletion; later a collector
-calls `collect`, which deletes files within a transaction, one collector at a time, and never while
-a `keep` is not committed yet. So either the collector sees the new rows and leaves the blob, or
-`keep` sees that it is gone and raises `BlobsGone`; then `forgive` it, put the bytes again, and do
-the same again.
+calls `doom`, commits, and then `collect`, which deletes files within a transaction; both one
+collector at a time, and never while a `keep` is not committed yet. So either the collector sees the
+new rows and leaves the blob, or `keep` sees that it is doomed and raises `BlobsGone`; then
+`forgive` it, put the bytes again, and do the same again. That it is doomed is committed before the
+first file goes: a collector that is killed between its files, or whose store fails, deceives
+nobody.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from sqlalchemy import Select, delete, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,7 @@ from rag_owl.store import blob_uses
 
 _ADVISORY = 7_236_454
 _AT_ONCE = 500
+_DOOMED = 0.0  # `gone_at` of what is about to go, and may be gone already
 _REMEMBERED = 7 * 86_400.0  # seconds that a collected blob is remembered: longer than any batch
 _SAVING = 3_600.0  # seconds between an answer's time and its commit, at most
 
@@ -51,8 +54,7 @@ def keep(session: Session, keys: Collection[str]) -> None:
     """
     if not keys:
         return
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_ADVISORY})"))
+    _while_nothing_is_collected(session)
     wanted, gone = list(keys), []
     for at in range(0, len(wanted), _AT_ONCE):
         part = wanted[at : at + _AT_ONCE]
@@ -72,41 +74,26 @@ def is_condemned(session: Session, key: str) -> bool:
 
 
 def forgive(session: Session, keys: Collection[str]) -> None:
-    """Collected blobs will be put again."""
+    """Collected blobs will be put again: only when this is committed."""
+    _while_nothing_is_collected(session)
     session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(list(keys))))
 
 
 def pending(session: Session, limit: int) -> list[str]:
     return list(
         session.scalars(
-            select(CondemnedRow.key)
-            .where(CondemnedRow.gone_at.is_(None))
-            .order_by(CondemnedRow.key)
-            .limit(limit)
+            select(CondemnedRow.key).where(_not_gone()).order_by(CondemnedRow.key).limit(limit)
         )
     )
 
 
-def collect(
-    session: Session,
-    keys: Collection[str],
-    in_answers: Collection[str],
-    remove: Callable[[str], None],
-) -> int:
-    """Remove those of the condemned blobs that nothing refers to; how many.
+def doom(session: Session, keys: Collection[str], in_answers: Collection[str]) -> None:
+    """Of the condemned blobs, those that nothing refers to are to be collected; others stay.
 
     in_answers: what answers referred to when that was looked up, within the last hour: that takes
-    too long to be done here, while others wait.
+    too long to be done here, while others wait. Commit it before `collect`.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY})"))
-    still = set(
-        session.scalars(
-            select(CondemnedRow.key).where(
-                CondemnedRow.key.in_(list(keys)), CondemnedRow.gone_at.is_(None)
-            )
-        )
-    )
+    still = _condemned_of(session, keys)
     used = still & (set(in_answers) | set(of_answers(session, time.time() - 2 * _SAVING)))
     for column in (ItemRow.picture, RevisionRow.blob):
         used.update(
@@ -116,13 +103,39 @@ def collect(
         )
     if used:
         session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(used)))
-    gone = sorted(still - used)
+    session.execute(
+        update(CondemnedRow).where(CondemnedRow.key.in_(still - used)).values(gone_at=_DOOMED)
+    )
+
+
+def collect(session: Session, keys: Collection[str], remove: Callable[[str], None]) -> int:
+    """Remove those of the doomed blobs that nobody put again since; how many."""
+    doomed = CondemnedRow.gone_at == _DOOMED
+    gone = sorted(_condemned_of(session, keys, doomed))
     for key in gone:
         remove(key)
     session.execute(
         update(CondemnedRow).where(CondemnedRow.key.in_(gone)).values(gone_at=time.time())
     )
     return len(gone)
+
+
+def _condemned_of(session: Session, keys: Collection[str], *which: ColumnElement[bool]) -> set[str]:
+    """Those of the keys that are not gone, one collector at a time."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY})"))
+    mine = CondemnedRow.key.in_(list(keys))
+    return set(session.scalars(select(CondemnedRow.key).where(mine, _not_gone(), *which)))
+
+
+def _not_gone() -> ColumnElement[bool]:
+    return or_(CondemnedRow.gone_at.is_(None), CondemnedRow.gone_at == _DOOMED)
+
+
+def _while_nothing_is_collected(session: Session) -> None:
+    """Until the transaction ends. On SQLite whoever writes is alone anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_ADVISORY})"))
 
 
 def of_answers(session: Session, since: float = 0.0) -> Iterator[str]:
@@ -154,4 +167,4 @@ def collected(session: Session, since: float) -> list[str]:
 
 def forget_old(session: Session) -> None:
     old = CondemnedRow.gone_at < time.time() - _REMEMBERED
-    session.execute(delete(CondemnedRow).where(old))
+    session.execute(delete(CondemnedRow).where(old, CondemnedRow.gone_at != _DOOMED))

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from rag_owl import RagOwl, db, retention
 from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
-from rag_owl.errors import BlobsGone, Conflict, NotFound
+from rag_owl.errors import BlobsGone, Conflict, NotFound, StorageUnavailable
 from rag_owl.store import collections, condemned
 from tests.conftest import new_postgres_database
 from tests.consistency import problems
@@ -203,7 +203,9 @@ def test_a_blob_stored_while_it_is_collected_survives(
         with db.writing(owl.engine) as session:
             condemned.condemn(session, [key])
         with db.writing(owl.engine) as session:
-            assert condemned.collect(session, [key], [], owl.blobs.delete) == 1
+            condemned.doom(session, [key], [])
+        with db.writing(owl.engine) as session:
+            assert condemned.collect(session, [key], owl.blobs.delete) == 1
         with pytest.raises(BlobsGone), db.writing(owl.engine) as session:
             condemned.keep(session, [key])
         with db.writing(owl.engine) as session:
@@ -215,8 +217,42 @@ def test_a_blob_stored_while_it_is_collected_survives(
         with db.writing(owl.engine) as session:
             condemned.keep(session, [key])
         with db.writing(owl.engine) as session:
-            assert condemned.collect(session, [key], [], owl.blobs.delete) == 0
+            condemned.doom(session, [key], [])
+        with db.writing(owl.engine) as session:
+            assert condemned.collect(session, [key], owl.blobs.delete) == 0
         assert owl.blobs.exists(key)
+
+
+def test_a_collector_that_fails_between_its_files_deceives_nobody(
+    tmp_path: Path, where: dict[str, Any]
+) -> None:
+    """What it removed before it failed is not taken for stored by who put it before."""
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **where) as owl:
+        stored = {owl.blobs.put(data): data for data in (b"one", b"two")}
+        keys = sorted(stored)
+        with db.writing(owl.engine) as session:
+            condemned.condemn(session, keys)
+            condemned.doom(session, keys, [])
+
+        def fail_at_the_second(key: str) -> None:
+            if key == keys[1]:
+                raise StorageUnavailable("503")
+            owl.blobs.delete(key)
+
+        with pytest.raises(StorageUnavailable), db.writing(owl.engine) as session:
+            condemned.collect(session, keys, fail_at_the_second)
+        assert [owl.blobs.exists(key) for key in keys] == [False, True]
+        for key in keys:
+            with pytest.raises(BlobsGone), db.writing(owl.engine) as session:
+                condemned.keep(session, [key])
+        with db.writing(owl.engine) as session:  # one comes again, the other one is still to go
+            condemned.forget_old(session)
+            assert condemned.pending(session, 9) == keys
+            condemned.forgive(session, [keys[0]])
+        assert owl.blobs.put(stored[keys[0]]) == keys[0]
+        with db.writing(owl.engine) as session:
+            assert condemned.collect(session, keys, owl.blobs.delete) == 1
+        assert [owl.blobs.exists(key) for key in keys] == [True, False]
 
 
 def test_ingesting_and_deleting_the_same_bytes_loses_none(
