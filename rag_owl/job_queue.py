@@ -50,7 +50,7 @@ SCHEMA = "procrastinate"
 _TASK = "rag_owl.work"
 _POLL = 2.0  # seconds: a task that came back is not announced
 _AFTER_TROUBLE = 5  # seconds until a storage that failed is tried again
-_PREPARING, _DEFERRING = 7_236_453, 7_236_454  # advisory locks
+_PREPARING, _DEFERRING = 7_236_456, 7_236_457  # advisory locks; no other has these numbers
 
 
 class _Again(Exception):

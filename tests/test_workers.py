@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,12 @@ from sqlalchemy import text
 
 from benchmarks.reliability import workers as bench
 from benchmarks.reliability.workers import Place
-from rag_owl import RagOwl, db
+from rag_owl import RagOwl, db, holds
 from rag_owl.errors import DataFolderBusy
 from rag_owl.indexer import pipeline
 from rag_owl.job_queue import prepare_queue
 from rag_owl.jobs import among_others, exclusively
-from rag_owl.store import collections, jobs
+from rag_owl.store import collections, condemned, jobs
 from tests.consistency import problems
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
@@ -93,6 +94,25 @@ def test_a_queue_that_lost_everything_is_filled_again(place: Place) -> None:
         assert rows(owl, "SELECT * FROM procrastinate.kept") == []
     with working(place) as owl:
         assert [job.added for job in bench.end(owl, waiting)] == [5, 5]
+
+
+def test_the_queue_waits_neither_for_a_backup_nor_for_files_that_go(place: Place) -> None:
+    (file,) = bench.write(place.data.with_suffix(".files"), 1, 2)
+    with place.open() as owl:
+        ended = threading.Event()
+
+        def begin() -> None:
+            prepare_queue(owl.engine)
+            bench.begin(owl, [file])
+            ended.set()
+
+        with holds.keeping_files(owl.engine), db.writing(owl.engine) as session:
+            condemned.collect(session, [], lambda key: None)
+            thread = threading.Thread(target=begin)
+            thread.start()
+            begun = ended.wait(30)
+        thread.join()
+        assert begun
 
 
 @pytest.fixture
