@@ -123,6 +123,7 @@ class Reindex:
         found = next((each for each in here if each.key == key), None)
         if found is None or live is None:
             raise Conflict("what was to be searched was dropped meanwhile; reindex again")
+        self._parts.embedders_of(found)  # without them no question could be answered any more
         return self._complete(found, live, switch=True, again=True)
 
     def _complete(
@@ -141,7 +142,6 @@ class Reindex:
                     rounds += 1
                     if rounds > _PATIENT_ROUNDS and switch:
                         self._close(generation, _CLOSING_SECONDS)
-                    # Only where something must be computed: going back may need no model.
                     embedders = embedders or self._parts.embedders_of(generation)
                     if not self._fill(generation, live, embedders, lack):
                         return False

@@ -291,6 +291,20 @@ def test_a_lost_picture_is_skipped_and_said(owl: RagOwl, files: Path, tmp_path: 
     assert owl.generations("c")[0].state == "live"
 
 
+def test_nobody_goes_back_to_what_cannot_be_searched_here(owl: RagOwl, files: Path) -> None:
+    """Its embedder went, such as one that a newer version replaced; all its vectors are there."""
+    owl.ingest("c", [files])
+    assert owl.reindex("c", text_embedder="letters@1").state == "done"
+    with db.writing(owl.engine) as session:
+        kept = session.query(db.GenerationRow).filter_by(state="kept").one()
+        kept.text_embedder = "hashing@0"
+    job = owl.reindex("c", action="rollback")
+    assert job.state == "failed"
+    assert "hashing@0" in (job.error or "")
+    assert states(owl) == [("letters@1", "live"), ("hashing@0", "kept")]
+    assert "owl.txt" in found_by_meaning(owl)
+
+
 def test_what_cannot_be_asked_for(owl: RagOwl, files: Path) -> None:
     owl.ingest("c", [files])
     with pytest.raises(NotFound, match="no collection 'd'"):
