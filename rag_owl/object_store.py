@@ -65,7 +65,8 @@ class ObjectStore:
             ) from error
         except (ValueError, TypeError) as error:
             raise InvalidSettings(
-                f"setting storage_url: {self.url} is no address of a store ({error}); give one "
+                f"setting storage_url: {self.url} is no address of a store "
+                f"({type(error).__name__}); give one "
                 "such as s3://bucket/prefix"
             ) from error
         if hasattr(self._fs, "retries"):
