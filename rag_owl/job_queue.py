@@ -335,7 +335,13 @@ def prepare_queue(engine: Engine) -> None:
     """
     wanted = SchemaManager.get_schema()
     mark = f"{procrastinate_version} {hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
-    ask = text(f"SELECT obj_description(to_regnamespace('{SCHEMA}')::oid, 'pg_namespace')")
+    # From the tables themselves: what functions look up may be what this connection saw before it
+    # waited for the lock.
+    ask = text(
+        "SELECT coalesce(description, '') FROM pg_namespace LEFT JOIN pg_description"
+        " ON objoid = oid AND classoid = 'pg_namespace'::regclass AND objsubid = 0"
+        f" WHERE nspname = '{SCHEMA}'"
+    )
     with _connection(engine) as connection:
         found = connection.scalar(ask)
         if found == mark:

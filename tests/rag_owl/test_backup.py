@@ -462,5 +462,5 @@ def test_keys_can_be_left_out(tmp_path: Path, made: Made) -> None:
     assert report.keys == 0
     with RagOwl.open(tmp_path / "new", **LIGHT) as owl, db.reading(owl.engine) as session:
         assert session.scalars(select(KeyRow)).all() == []
-        assert session.scalars(select(JobRow.worker)).all() == [None, None]
+        assert set(session.scalars(select(JobRow.worker))) == {None}
         assert session.execute(text("PRAGMA integrity_check")).scalar() == "ok"
