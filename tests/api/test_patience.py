@@ -131,9 +131,10 @@ def drip(raw: socket.socket) -> bytes:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         try:
-            raw.sendall(b"a")
+            # Before the next byte: one that meets a closed door would take the answer with it.
             answer = raw.recv(65_536)
         except TimeoutError:
+            raw.sendall(b"a")
             continue
         raw.settimeout(PATIENCE)
         while more := raw.recv(65_536):
