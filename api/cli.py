@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rag_owl.api import cli_eval, cli_model, cli_reindex, cli_safety, cli_service, cli_train
+from rag_owl.api.options import AsJson, Data
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
@@ -47,11 +48,6 @@ app.command("eval")(cli_eval.evaluate)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Images = Annotated[
     list[Path] | None, typer.Option("--image", help="A picture shown with it; may be repeated.")
 ]

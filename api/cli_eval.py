@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rag_owl.api.options import AsJson, Data
 from rag_owl.api.show import one_line
 from rag_owl.errors import InvalidInput
 
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
-]
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def evaluate(
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="For --rate.")] = 0,
     data: Data = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure answers and their evidence; stopped at any moment, it goes on where it was."""
     from rag_owl.evaluation import owleval

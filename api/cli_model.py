@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from rag_owl.api.options import AsJson
+
 if TYPE_CHECKING:
     from rag_owl.ports import Answerer, BlobStore
 
     Loader: TypeAlias = Callable[[Path, BlobStore], Answerer]
 
 app = typer.Typer(help="Answering models.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rag_owl.api.options import AsJson, Data
 from rag_owl.errors import InvalidInput, RagOwlError
 
 if TYPE_CHECKING:
@@ -53,13 +53,8 @@ def reindex(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the job's id and return.")
     ] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a collection's vectors anew beside those that are searched, compare, and switch.
 

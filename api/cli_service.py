@@ -13,15 +13,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rag_owl.api.options import AsJson, Data
 from rag_owl.errors import InvalidInput
 
 out = Console(soft_wrap=True)
 
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 keys = typer.Typer(
     help="Keys of the HTTP service.",

@@ -13,15 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from rag_owl.api.options import AsJson, Data
 from rag_owl.errors import InvalidInput
 
 app = typer.Typer(help="Train local models on one's own collections.", no_args_is_help=True)
 err = Console(stderr=True, soft_wrap=True)
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="The data folder (or RAG_OWL_DATA).", show_default="./owl-data"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _NEEDED = ("accelerate", "peft", "matplotlib", "tqdm")
 
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag_owl.errors import InvalidInput, RagOwlError
+from rag_owl.errors import InvalidInput
 from rag_owl.evaluation.dataset import Asked, Dataset
-from rag_owl.evaluation.places import holds
+from rag_owl.evaluation.places import holds, place_of
 from rag_owl.types import Retrieved
 
 if TYPE_CHECKING:
@@ -86,12 +86,10 @@ def _example(
 
     try:
         images = [path.read_bytes() for path in asked.images]
-        found = owl.search(collection, asked.question, images=images, k=max(k, _DEEP))
-        pictures = owl.keep_pictures(images)
-    except (OSError, RagOwlError) as error:
-        if not isinstance(error, RagOwlError):
-            return None, "picture cannot be read"
-        raise
+    except OSError:
+        return None, "picture cannot be read"
+    found = owl.search(collection, asked.question, images=images, k=max(k, _DEEP))
+    pictures = owl.keep_pictures(images)
     golden = [hit for hit in found if _is_gold(hit, asked)] if asked.answers else []
     others = [hit for hit in found if hit not in golden]
     if asked.answers and not golden:
@@ -112,21 +110,9 @@ def _example(
 
 
 def _is_gold(hit: Retrieved, asked: Asked) -> bool:
-    item = hit.item
     if not asked.items:
-        return any(answer in (item.text or "") for answer in asked.answers)
-    place = {
-        "document_id": item.document_id,
-        "document_name": item.document_name,
-        "location": _wire(item.location),
-    }
-    return any(holds(place, gold) for gold in asked.items)
-
-
-def _wire(location: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(location)
+        return any(answer in (hit.item.text or "") for answer in asked.answers)
+    return any(holds(place_of(hit.item), gold) for gold in asked.items)
 
 
 def _said(answers: Sequence[str], texts: Sequence[str]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rag_owl.types import Box
+from rag_owl.types import Box, Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,16 @@ class Gold:
     box: Box | None = None  # of the page or picture
     start_seconds: float | None = None
     end_seconds: float | None = None
+
+
+def place_of(item: Item) -> dict[str, Any]:
+    """As `holds` takes it."""
+    return {
+        "item_id": item.id,
+        "document_id": item.document_id,
+        "document_name": item.document_name,
+        "location": asdict(item.location),
+    }
 
 
 def holds(place: Mapping[str, Any], gold: Gold) -> bool:

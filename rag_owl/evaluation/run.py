@@ -13,7 +13,7 @@ from rag_owl.errors import InvalidInput, ModelError, RagOwlError
 from rag_owl.evaluation import alce, machine
 from rag_owl.evaluation.dataset import Asked, Dataset
 from rag_owl.evaluation.journal import Journal
-from rag_owl.evaluation.places import ranks
+from rag_owl.evaluation.places import place_of, ranks
 from rag_owl.evaluation.summary import summarise
 from rag_owl.ports import Judge
 from rag_owl.store import collections
@@ -133,7 +133,7 @@ class _Run:
             hits = self._owl.search(
                 self._collection, asked.question, asked.images, k=DEPTH, channels=channels
             )
-            found[name] = ranks([_place(hit.item) for hit in hits], asked.items)
+            found[name] = ranks([place_of(hit.item) for hit in hits], asked.items)
         return found
 
     def _pictures_by_text(self) -> bool:
@@ -197,7 +197,7 @@ class _Run:
             "answerable": answer.answerable,
             "generation": answer.generation,
             "citations": [_cited(citation) for citation in answer.citations],
-            "sources": [_place(item) for item in shown if item is not None],
+            "sources": [place_of(item) for item in shown if item is not None],
             "dangling": len(answer.dangling_markers),
             "alce": self._judged(asked.question, answer, shown),
             "seconds": end - start,
@@ -221,15 +221,6 @@ class _Run:
             sentences, len(answer.sources), alce.entailment(self._judge, shown, question)
         )
         return asdict(found) if found else None
-
-
-def _place(item: Item) -> dict[str, Any]:
-    return {
-        "item_id": item.id,
-        "document_id": item.document_id,
-        "document_name": item.document_name,
-        "location": asdict(item.location),
-    }
 
 
 def _cited(citation: Citation) -> dict[str, Any]:
