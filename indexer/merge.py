@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from rag_owl import db, holds
 from rag_owl.errors import Conflict, CorruptData, JobLost
 from rag_owl.indexer.batch import segment_facts
+from rag_owl.indexer.segment_files import HNSW_FROM, IVF_FROM
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import collections, generations, segments
 from rag_owl.store.collections import Generation
@@ -21,7 +23,9 @@ from rag_owl.store.segments import SegmentInfo
 
 log = logging.getLogger(__name__)
 
-MOST_SEGMENTS = 16  # of a channel, while a job runs
+MOST_SEGMENTS = 16  # of a channel that may still be merged, while a job runs
+MOST_BYTES = 512 * 2**20  # of vectors: a segment is built in memory, and fetched as a whole
+_STEP = 8  # while a job runs, segments are of a size when none has so many times another's rows
 _ORPHANS_AFTER = 24 * 3_600.0  # seconds: another machine may be about to activate it
 _TIMES = 20  # to write a segment anew before somebody else does
 _READERS_NEED = 60.0  # seconds that a replaced segment's files stay for searches under way
@@ -38,18 +42,24 @@ def merge_segments_of(
     for channel in ("text", "picture"):
         if generation.vector_engine == "milvus":
             if final:
-                _delete_dead(engine, store, generation, channel)
+                try:
+                    _delete_dead(engine, store, generation, channel)
+                except Conflict as error:
+                    log.info("dead %s vectors were not deleted: %s", channel, error)
             continue
         with db.reading(engine) as session:
             active = segments.active(session, generation.key)
         mine = [segment for segment in active if segment.channel == channel]
-        chosen = _choose(mine)
-        if not final and len(mine) <= MOST_SEGMENTS:
+        most = _most_rows(generation, channel)
+        if final:
+            chosen = _choose(mine, most)
+        elif len(unfinished := [each for each in mine if 2 * each.count <= most]) > MOST_SEGMENTS:
+            chosen = _choose_quickly(unfinished, most)
+        else:
             continue
-        if not final and len(chosen) < 2:
-            chosen = sorted(mine, key=lambda segment: segment.count)[: MOST_SEGMENTS // 2]
+        index_type = _index_type(generation, chosen, sum(each.count for each in mine), final)
         try:
-            _merge(engine, store, generation, chosen)
+            _merge(engine, store, generation, chosen, index_type)
         except CorruptData as error:
             log.error("%s segments were not merged: %s", channel, error)
         except Conflict as error:
@@ -58,22 +68,61 @@ def merge_segments_of(
         remove_retired(engine, store)
 
 
-def _choose(active: Sequence[SegmentInfo]) -> list[SegmentInfo]:
+def _choose(active: Sequence[SegmentInfo], most: float = math.inf) -> list[SegmentInfo]:
     """The largest group of which none is much larger than all the smaller ones of it together.
 
     So every vector is rewritten a number of times that grows with the logarithm of the size.
+    most: rows of what comes out; a segment with more than half of them stays as it is.
     """
     groups: list[list[SegmentInfo]] = []
     for segment in sorted(active, key=lambda segment: segment.count):
-        if groups and segment.count <= 4 * sum(other.count for other in groups[-1]):
+        if 2 * segment.count > most:
+            break
+        smaller = sum(other.count for other in groups[-1]) if groups else 0
+        if groups and segment.count <= min(4 * smaller, most - smaller):
             groups[-1].append(segment)
         else:
             groups.append([segment])
     return max(groups, key=len, default=[])
 
 
+def _choose_quickly(active: Sequence[SegmentInfo], most: float) -> list[SegmentInfo]:
+    """Those of the commonest size: a job that goes on must not write the same vectors again and
+    again, and may leave more segments than it would at its end."""
+    sizes: dict[int, list[SegmentInfo]] = {}
+    for segment in sorted(active, key=lambda segment: segment.count):
+        group = sizes.setdefault(int(math.log(max(segment.count, 1), _STEP)), [])
+        if sum(other.count for other in group) + segment.count <= most:
+            group.append(segment)
+    chosen = max(sizes.values(), key=len, default=[])
+    if len(chosen) < 2:  # all of clearly different size
+        chosen = sorted(active, key=lambda segment: segment.count)[:2]
+    return chosen
+
+
+def _most_rows(generation: Generation, channel: str) -> int:
+    text = channel == "text"
+    dimension = generation.text_dimension if text else generation.picture_dimension
+    return max(1, MOST_BYTES // (4 * max(1, dimension)))
+
+
+def _index_type(
+    generation: Generation, chosen: Sequence[SegmentInfo], rows: int, final: bool
+) -> str:
+    """Where it is ours to choose, lists where a graph would cost too much: what a running job
+    merges is soon merged again, and many rows in segments of `MOST_BYTES` are still many rows."""
+    small = sum(segment.count for segment in chosen) < HNSW_FROM
+    if generation.index_type != "auto" or small or (final and rows < IVF_FROM):
+        return generation.index_type
+    return "ivf"
+
+
 def _merge(
-    engine: Engine, store: SegmentStore, generation: Generation, chosen: list[SegmentInfo]
+    engine: Engine,
+    store: SegmentStore,
+    generation: Generation,
+    chosen: list[SegmentInfo],
+    index_type: str,
 ) -> None:
     if not chosen:
         return
@@ -95,14 +144,31 @@ def _merge(
             name,
             opened,
             excluded,
-            index_type=generation.index_type,
+            index_type=index_type,
             manifest=segment_facts(generation, channel),
         )
         new = SegmentInfo(name, channel, manifest.index_type, manifest.count)
-    with db.writing(engine) as session:
-        segments.replace(session, generation.key, chosen, new, dropped.tolist())
-        if generations.state_of(session, generation.key) == "live":
-            collections.touch_generation(session, generation.key)
+    try:
+        with db.writing(engine) as session:
+            state = _hold(session, generation)
+            segments.replace(session, generation.key, chosen, new, dropped.tolist())
+            if state == "live":
+                collections.touch_generation(session, generation.key)
+    except Conflict:
+        if new is not None:  # which nobody will ever know of
+            store.remove(new.id)
+        raise
+
+
+def _hold(session: Session, generation: Generation) -> generations.State:
+    """Its state, which nobody changes before the transaction ends. Raises `Conflict`.
+
+    Of one that is retired nothing may become active: whoever retired it has let go of what was.
+    """
+    state = generations.hold(session, generation.key)
+    if state is None or state == "retired":
+        raise Conflict("the generation was dropped meanwhile")
+    return state
 
 
 def _delete_dead(engine: Engine, store: SegmentStore, generation: Generation, channel: str) -> None:
@@ -116,9 +182,11 @@ def _delete_dead(engine: Engine, store: SegmentStore, generation: Generation, ch
     for segment in mine:
         store.delete(segment.id, dead)
     with db.writing(engine) as session:
+        state = _hold(session, generation)
         segments.clear_tombstones(session, generation.key, channel, dead)
-        segments.has_lost(session, mine[0].id, len(dead))
-        if generations.state_of(session, generation.key) == "live":
+        for segment in mine:  # counted there: what was never in it was among the dead as well
+            segments.set_count(session, segment.id, store.count(segment.id))
+        if state == "live":
             collections.touch_generation(session, generation.key)
 
 
@@ -147,7 +215,7 @@ def _drop_dead(engine: Engine, store: SegmentStore, generation: Generation) -> N
     with db.reading(engine) as session:
         active = segments.active(session, generation.key)
     for segment in active:
-        _merge(engine, store, generation, [segment])
+        _merge(engine, store, generation, [segment], segment.index_type)
 
 
 def remove_retired(engine: Engine, store: SegmentStore) -> None:

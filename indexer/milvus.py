@@ -278,12 +278,21 @@ class MilvusStore:
                 partial(_delete, part),
             )
 
+    def count(self, name: str) -> int:
+        """Those of batches that were never committed among them."""
+        return int(self._milvus.call("count", name, _count))
+
     def remove(self, name: str) -> None:
         self._milvus.call("drop", name, lambda client, there: client.drop_collection(there))
 
 
 def _get(keys: Sequence[int], client: Any, collection: str) -> Any:
     return client.get(collection, ids=keys, output_fields=["key", "vector"], timeout=_SECONDS)
+
+
+def _count(client: Any, collection: str) -> Any:
+    (found,) = client.query(collection, filter="", output_fields=["count(*)"], timeout=_SECONDS)
+    return found["count(*)"]
 
 
 def _upsert(rows: Sequence[Mapping[str, Any]], client: Any, collection: str) -> Any:

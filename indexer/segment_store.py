@@ -70,6 +70,10 @@ class SegmentStore:
     def delete(self, name: str, keys: Sequence[int]) -> None:
         raise NotImplementedError("segment files never change")
 
+    def count(self, name: str) -> int:
+        """Vectors in a segment that can be changed."""
+        raise NotImplementedError("segment files never change")
+
     def remove(self, name: str) -> None:
         shutil.rmtree(self.folder / name, ignore_errors=True)
 

@@ -52,6 +52,9 @@ class VectorStore(SegmentStore):
         """Of an engine that can: segment files never change."""
         self._milvus.delete(name, keys)
 
+    def count(self, name: str) -> int:
+        return self._milvus.count(name)
+
     def remove(self, name: str) -> None:
         if name.startswith(PREFIX):
             self._milvus.remove(name)

@@ -177,12 +177,16 @@ def test_a_collection_in_milvus_from_ingest_to_delete(
         owl_id = owl.search("things", "owls", k=1)[0].item.document_id
         owl.delete_document("things", owl_id)
         assert "owls.txt" not in names(owl, "which bird hunts in the dark", k=9)
+        with db.writing(owl.engine) as session:  # as of what was deleted before it got there
+            key = owl.generations("things")[0].generation.key
+            segments.bury_unsearched(session, key, "text", [999])
         (files / "bees.txt").write_text("Bees dance to say where flowers are.")
         owl.ingest("things", [files / "bees.txt"])  # at its end, what is dead is deleted for good
         assert names(owl, "insects that dance", k=1, channels=["text"]) == ["bees.txt"]
         with db.reading(owl.engine) as session:
             key = owl.generations("things")[0].generation.key
             assert not segments.tombstones(session, key, "text", for_good=True)
+        assert owl.generations("things")[0].vectors == 4
 
 
 def test_vectors_of_a_batch_that_was_never_committed_are_not_found(

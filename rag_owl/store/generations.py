@@ -44,6 +44,15 @@ def lock(session: Session, collection_key: int) -> int:
     ).scalar_one()
 
 
+def hold(session: Session, key: int) -> State | None:
+    """As `lock`, of a generation's collection; the generation's state then, None: there is none."""
+    collection = session.scalar(
+        select(GenerationRow.collection_key).where(GenerationRow.key == key)
+    )
+    row = select(CollectionRow.key).where(CollectionRow.key == collection).with_for_update()
+    return None if session.scalar(row) is None else state_of(session, key)
+
+
 def of_state(session: Session, collection_key: int, *states: State) -> list[Generation]:
     """The newest first."""
     rows = session.scalars(

@@ -77,11 +77,9 @@ def replace(
     clear_tombstones(session, generation_key, old[0].channel, dropped)
 
 
-def has_lost(session: Session, name: str, count: int) -> None:
-    """So many vectors were deleted from a segment that can be changed."""
-    session.execute(
-        update(SegmentRow).where(SegmentRow.id == name).values(count=SegmentRow.count - count)
-    )
+def set_count(session: Session, name: str, count: int) -> None:
+    """So many vectors are in a segment that can be changed."""
+    session.execute(update(SegmentRow).where(SegmentRow.id == name).values(count=count))
 
 
 def retired(session: Session, before: float) -> list[str]:
