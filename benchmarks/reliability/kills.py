@@ -14,12 +14,11 @@ PostgreSQL out of the `pgserver` wheel.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import httpx
 
 from benchmarks import machine
 from benchmarks.reliability import material
+from benchmarks.reliability.dying import Dying, serve, work
 from benchmarks.reliability.workers import Server
 from rag_owl import RagOwl, db
 from rag_owl.api.doctor import examine
@@ -38,34 +38,6 @@ from rag_owl.store import blob_uses
 from tests.consistency import problems
 
 KINDS = ("ingest", "reindex", "merge", "delete", "backup", "service")
-
-_WORK = """
-import sys
-from benchmarks.reliability import material
-from rag_owl import RagOwl
-from rag_owl.errors import Conflict, NotFound
-
-data, url, kind, given, *folders = sys.argv[1:]
-with RagOwl.open(data, database_url=url or None, stalled_seconds=2, **material.LIGHT) as owl:
-    print("open", flush=True)
-    for folder in folders:
-        jobs = [owl.ingest("c", [folder], wait=False)]
-        try:
-            if kind == "reindex":
-                jobs.append(owl.reindex("c", index_type=given, wait=False))
-            elif kind == "merge":
-                jobs.append(owl.begin_upkeep("merge"))
-            elif kind == "delete":
-                jobs.append(owl.delete_document("c", given))
-            elif kind == "backup":
-                owl.backup(given + folder[-1])
-                print("saved", given + folder[-1], flush=True)
-        except (Conflict, NotFound) as refused:
-            print("refused", refused, flush=True)
-        for job in jobs:
-            owl.wait_for_job(job.id)
-    print("done", flush=True)
-"""
 
 
 @dataclass
@@ -94,8 +66,10 @@ def run(
     folders: int = 4,
     url: str = "",
     kinds: tuple[str, ...] = KINDS,
+    minutes: float = math.inf,
+    say: bool = False,
 ) -> Course:
-    """url: of an empty PostgreSQL; none: SQLite."""
+    """url: of an empty PostgreSQL; none: SQLite. minutes: after them it ends with fewer kills."""
     chance = random.Random(seed)
     words: dict[str, str] = {}  # no two files are alike: equal bytes are one document, renamed
     given = []
@@ -105,7 +79,8 @@ def run(
     data = scratch / "data"
     course = Course()
     known: set[str] = set()
-    while course.kills < kills:
+    began = time.perf_counter()
+    while course.kills < kills and time.perf_counter() - began < 60 * minutes:
         kind = kinds[course.kills % len(kinds)]
         before = course.kills
         if kind == "service":
@@ -115,6 +90,13 @@ def run(
             finished = _die(data, url, kind, extra, given, chance, course)
         course.kinds[kind] = course.kinds.get(kind, 0) + course.kills - before
         _look(data, url, known, words, chance, course)
+        if say:
+            print(
+                f"{course.kills} kills, {kind}, {len(known)} documents, lost {len(course.lost)}, "
+                f"wrong {len(course.wrong)}, {time.perf_counter() - began:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         if finished:  # there is always something to do: other files in the place of some
             number = chance.randrange(folders)
             shutil.rmtree(given[number])
@@ -148,29 +130,21 @@ def _die(
     course: Course,
 ) -> bool:
     """Work in another process and kill it; whether it was done before that."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", _WORK, str(data), url, kind, extra, *map(str, given)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert child.stdout is not None
+    child = Dying(work, data, url, kind, extra, given, log=data.with_name("said"))
     early = chance.random() < 0.15  # while it opens the folder, or before
-    if not early and child.stdout.readline() != "open\n":
-        course.wrong.append(f"the process ended by itself with {child.wait()}")
+    if not early and not child.wait_for("open"):
+        course.wrong.append(f"the process ended by itself with {child.kill()}: {child.said[-20:]}")
         return False
     time.sleep(chance.uniform(0, 5) if chance.random() < 0.8 else chance.uniform(0, 0.2))
-    running = child.poll() is None
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    said = child.stdout.read().splitlines()
+    running = child.runs
+    status = child.kill()
+    said = child.said
     course.saved += [line.removeprefix("saved ") for line in said if line.startswith("saved ")]
-    child.stdout.close()
     if running:
         course.kills += 1
         course.in_work += not early
     elif "done" not in said:
-        course.wrong.append(f"{kind} ended by itself with {child.returncode}: {said}")
+        course.wrong.append(f"{kind} ended by itself with {status}: {said[-20:]}")
     return not running
 
 
@@ -185,12 +159,7 @@ def _die_serving(
         data=data, port=port, database_url=url or None, job_runner="thread", stalled_seconds=2,
         **material.LIGHT,
     )  # fmt: skip
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rag_owl.api.cli", "serve"],
-        env=as_environment(settings),
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    child = Dying(serve, as_environment(settings), log=data.with_name("said"))
     until: float | None = None  # the first upload that arrives begins its last seconds
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         for at in range(10_000):
@@ -203,7 +172,7 @@ def _die_serving(
                     course.wrong.append(f"an upload was answered with {answer.text}")
                     break
             except httpx.HTTPError:
-                if child.poll() is not None:
+                if not child.runs:
                     break
                 time.sleep(0.1)  # it does not listen yet
                 continue
@@ -212,11 +181,11 @@ def _die_serving(
             until = until or time.monotonic() + chance.uniform(0, 3)
             if time.monotonic() > until:
                 break
-    if (ended := child.poll()) is not None:
-        course.wrong.append(f"the service ended by itself with {ended}")
+    running = child.runs
+    status = child.kill()
+    if not running:
+        course.wrong.append(f"the service ended by itself with {status}: {child.said[-20:]}")
         return False
-    child.send_signal(signal.SIGKILL)
-    child.wait()
     course.kills += 1
     course.in_work += 1
     return False
@@ -295,6 +264,7 @@ def _finish(data: Path, url: str, given: list[Path], words: dict[str, str], cour
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of killing, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, default=480)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
@@ -308,7 +278,16 @@ def main() -> None:
             server = Server(Path(scratch) / "postgres")
             url = server.place(Path(scratch), "kills").url
         kinds = tuple(given.kinds)
-        course = run(Path(scratch), given.kills, given.seed, given.files, url=url, kinds=kinds)
+        course = run(
+            Path(scratch),
+            given.kills,
+            given.seed,
+            given.files,
+            url=url,
+            kinds=kinds,
+            minutes=given.minutes,
+            say=True,
+        )
         if server is not None:
             server.close()
     print(
