@@ -92,7 +92,21 @@ class Reindex:
         elif not wanted.same_as(live):
             generation = self._begin(wanted)
             return self._complete(generation, live, switch=not parameters.get("hold", False))
+        else:
+            return self._make_whole(live)
         return True
+
+    def _make_whole(self, live: Generation) -> bool:
+        """Nothing is to change; but vectors may be lost: of a damaged file, or not in a backup."""
+        key = self._claim.collection_key
+        if not lack_of(self._shop, key, live, self._given_up).count:
+            return True
+        try:
+            return self._complete(live, live, switch=False, again=True)
+        finally:
+            with db.writing(self._shop.engine) as session:
+                jobs.advance(session, self._claim)
+                collections.touch(session, key)
 
     def _begin(self, wanted: Generation) -> Generation:
         """What is there of it already, or a new one; of others that were begun nothing is left."""
@@ -187,7 +201,8 @@ class Reindex:
         """Every process that searches the collection loads the models before they are needed."""
         with db.writing(self._shop.engine) as session:
             jobs.advance(session, self._claim)
-            if generations.state_of(session, generation.key) == "building":
+            # One that was kept waits to be switched to again, as one that was just built does.
+            if generations.state_of(session, generation.key) in ("building", "kept"):
                 generations.set_state(session, generation.key, "ready")
                 collections.touch(session, self._claim.collection_key)
 

@@ -216,6 +216,34 @@ def test_held_then_switched_then_dropped(owl: RagOwl, files: Path) -> None:
         owl.reindex("c", action="switch")
 
 
+def test_what_is_kept_can_be_held_and_switched_to(owl: RagOwl, files: Path, other: Other) -> None:
+    owl.ingest("c", [files])
+    owl.reindex("c", text_embedder="letters@1")
+    embedded = other.embedded
+    owl.reindex("c", text_embedder="hashing", hold=True)
+    assert states(owl) == [("letters@1", "live"), ("hashing@1", "ready")]
+    assert owl.reindex("c", action="switch").state == "done"
+    assert states(owl) == [("letters@1", "kept"), ("hashing@1", "live")]
+    assert owl.reindex("c", text_embedder="letters@1").state == "done"
+    assert states(owl) == [("letters@1", "live"), ("hashing@1", "kept")]
+    assert other.embedded == embedded  # its vectors were there
+
+
+def test_lost_vectors_are_made_again_where_nothing_changes(
+    owl: RagOwl, files: Path, other: Other
+) -> None:
+    owl.ingest("c", [files])
+    live = owl.generations("c")[0].generation
+    expected = {channel: vectors_of(owl, live.key, channel) for channel in ("text", "picture")}
+    with db.reading(owl.engine) as session:
+        lost = next(s for s in segments.active(session, live.key) if s.channel == "text")
+    owl.segments.remove(lost.id)
+    job = owl.reindex("c")
+    assert (job.state, job.found, job.done) == ("done", 11, 11)
+    assert {channel: vectors_of(owl, live.key, channel) for channel in expected} == expected
+    assert len(found_by_meaning(owl)) == 8
+
+
 def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other: Other) -> None:
     owl.ingest("c", [files])
     other.go.clear()
