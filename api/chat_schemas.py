@@ -14,6 +14,7 @@ from rag_owl.api.answer_schemas import Id
 from rag_owl.api.schemas import Filters, Text
 from rag_owl.ask import LEAST_BUDGET, MOST_BUDGET, MOST_TOKENS
 from rag_owl.settings import MOST_ITEMS
+from rag_owl.types import Verify
 
 
 class _Sent(BaseModel):
@@ -75,3 +76,5 @@ class Completion(_Sent):
         None, ge=LEAST_BUDGET, le=MOST_BUDGET, description="An extension: characters shown."
     )
     exclude_items: list[Id] = Field([], max_length=MOST_ITEMS, description="An extension.")
+    verify: Verify = Field("default", description="An extension: as of `/v1/answers`.")
+    require_support: bool = Field(False, description="An extension: as of `/v1/answers`.")

@@ -31,13 +31,13 @@ from rag_owl.api import answering, auth, data_urls, errors, show, wire
 from rag_owl.api.auth import Caller
 from rag_owl.api.errors import Problem
 from rag_owl.api.state import State
-from rag_owl.ask import LONGEST_QUESTION
+from rag_owl.ask import LONGEST_QUESTION, MOST_TOKENS
 from rag_owl.client import RagOwl
 from rag_owl.errors import CorruptData, NotFound, RagOwlError, UnreadableMedia
 from rag_owl.lane import Lane, Ticket
 from rag_owl.media import decode_picture
 from rag_owl.settings import MOST_ITEMS, Settings
-from rag_owl.types import Answer, Item
+from rag_owl.types import Answer, Item, Verify
 
 T = TypeVar("T")
 
@@ -143,6 +143,19 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
         conversation_id: Annotated[
             str | None, Field(description="Of an earlier answer, to go on from it.")
         ] = None,
+        exclude_items: Annotated[
+            list[str] | None,
+            Field(description="Ids of items to be left out of it.", max_length=MOST_ITEMS),
+        ] = None,
+        max_tokens: Annotated[
+            int | None, Field(description="Of the answer.", ge=1, le=MOST_TOKENS)
+        ] = None,
+        verify: Annotated[
+            Verify, Field(description="`full`: also what each statement loses without each item.")
+        ] = "default",
+        require_support: Annotated[
+            bool, Field(description="Leave out statements that no item bears out.")
+        ] = False,
     ) -> CallToolResult:
         """Answer a question from a collection alone; every statement names its evidence."""
         using = backend(context)
@@ -161,7 +174,11 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
                     chosen,
                     lambda _: ticket.check(),
                     conversation_id=conversation_id,
+                    exclude_items=exclude_items or (),
+                    max_tokens=max_tokens,
                     asked_by=using.key_id,
+                    verify=verify,
+                    require_support=require_support,
                 )
 
             answer = await _on(using.lane_of(chosen), work)

@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
+from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,13 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from rag_owl import db
-from rag_owl.api import answering, chat_form, errors, sse
+from rag_owl.api import answering, chat_form, errors, paging, sse
 from rag_owl.api.answer_schemas import plain_schema
 from rag_owl.api.answering import Asked, OnSources, OnText
 from rag_owl.api.chat_schemas import Completion
 from rag_owl.api.deps import MayAsk, Owl, The, Who
 from rag_owl.api.errors import Problem
 from rag_owl.api.logs import get_logger
+from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.routes.answers import keeping, parse
 from rag_owl.client import RagOwl
 from rag_owl.errors import Busy, NotFound, RagOwlError
@@ -113,13 +115,23 @@ router = APIRouter(
 
 
 @router.get("/models")
-def list_models(owl: Owl, state: The) -> dict[str, Any]:
-    """`<collection>`, and `<collection>@<answerer>` for each answerer."""
+def list_models(
+    owl: Owl, state: The, limit: Limit = paging.MOST_PER_PAGE, cursor: Cursor = None
+) -> dict[str, Any]:
+    """`<collection>`, and `<collection>@<answerer>` for each answerer, by collection.
+
+    OpenAI's clients ask for one page; `limit` counts collections.
+    """
+    place = paging.read(cursor, str)
     names = answering.names(state.settings)
-    found = []
-    for info in owl.collections():
-        found += [_model(info.name), *(_model(f"{info.name}@{name}") for name in names)]
-    return {"object": "list", "data": found}
+    with db.reading(owl.engine) as session:
+        known = collections.names_page(session, place[0] if place else "", limit + 1)
+
+    def models(collection: str) -> list[dict[str, Any]]:
+        return [_model(collection), *(_model(f"{collection}@{name}") for name in names)]
+
+    found = paging.page(known, limit, models, paging.write)
+    return {**found, "object": "list", "data": list(chain.from_iterable(found["data"]))}
 
 
 @router.get("/models/{model}")
@@ -170,6 +182,8 @@ async def complete_chat(request: Request, owl: Owl, state: The, who: Who) -> Res
             max_tokens=limit,
             seed=sent.seed,
             budget=sent.budget,
+            verify=sent.verify,
+            require_support=sent.require_support,
             on_sources=keeping(shown, on_sources),
             asked_by=who.key_id,
             history=asked.history({last: owl.keep_pictures(before)}),

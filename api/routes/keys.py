@@ -8,19 +8,25 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from rag_owl import db
-from rag_owl.api import schemas
+from rag_owl.api import paging, schemas
 from rag_owl.api.deps import MayAdmin, Owl
+from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.responses import problems
 from rag_owl.store import keys
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"], responses=problems(), dependencies=[MayAdmin])
 
 
-@router.get("", response_model=schemas.Listed[schemas.Key])
-def list_keys(owl: Owl) -> dict[str, Any]:
-    """All of them, also revoked ones; a key for certain collections sees those within its own."""
+@router.get("", response_model=schemas.Page[schemas.Key])
+def list_keys(owl: Owl, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
+    """The oldest first, also revoked ones; a key for certain collections sees those within its
+    own."""
+    place = paging.read(cursor, float, str)
     with db.reading(owl.engine) as session:
-        return {"data": [asdict(key) for key in keys.list_all(session)]}
+        found = keys.list_page(session, (place[0], place[1]) if place else None, limit + 1)
+    return paging.page(
+        found, limit, asdict, lambda key: paging.write(float(key.created_at), key.id)
+    )
 
 
 @router.post("", response_model=schemas.CreatedKey, status_code=201)

@@ -138,6 +138,12 @@ def list_page(session: Session, after: str = "", limit: int | None = 100) -> lis
     return _infos(session, CollectionRow.name > after, limit)
 
 
+def names_page(session: Session, after: str, limit: int) -> list[str]:
+    """As `list_page`, the names alone."""
+    chosen = select(CollectionRow.name).where(CollectionRow.name > after, _THERE)
+    return list(session.scalars(chosen.order_by(CollectionRow.name).limit(limit)))
+
+
 def _infos(
     session: Session, condition: ColumnElement[bool], limit: int | None
 ) -> list[CollectionInfo]:

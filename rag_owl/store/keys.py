@@ -8,8 +8,9 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from rag_owl.db import KeyRow
@@ -113,9 +114,21 @@ def opens(session: Session) -> bool:
 
 
 def list_all(session: Session) -> list[Key]:
-    """The oldest first; in a limited session those that see no more than it does."""
-    rows = session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id))
-    return [key for key in map(_key, rows) if _is_mine(session, key)]
+    return list_page(session)
+
+
+def list_page(
+    session: Session, after: tuple[float, str] | None = None, limit: int | None = None
+) -> list[Key]:
+    """The oldest first; in a limited session those that see no more than it does.
+
+    after: (created_at, id) that the page before ended with.
+    """
+    chosen = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)
+    if after is not None:
+        chosen = chosen.where(tuple_(KeyRow.created_at, KeyRow.id) > after)
+    mine = (key for key in map(_key, session.scalars(chosen)) if _is_mine(session, key))
+    return list(islice(mine, limit))
 
 
 def revoke(session: Session, key_id: str) -> Key:

@@ -125,6 +125,24 @@ def test_a_revoked_key_opens_nothing_from_the_next_request_on(
     problem(client.get("/v1/collections", headers=bearer(made["key"])), 401, "Authorization")
 
 
+def test_keys_are_listed_page_by_page(guarded: tuple[TestClient, Path]) -> None:
+    client, data = guarded
+    admin = bearer(make_key(data, "admin"))
+    for number in range(3):
+        client.post("/v1/keys", json={"name": f"k{number}", "scopes": ["ask"]}, headers=admin)
+    whole = client.get("/v1/keys", headers=admin).json()["data"]
+    found: list[str] = []
+    cursor = ""
+    while cursor is not None:
+        page = client.get(f"/v1/keys?limit=2{cursor}", headers=admin).json()
+        assert len(page["data"]) <= 2
+        found += [each["id"] for each in page["data"]]
+        cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
+    assert found == [each["id"] for each in whole]
+    assert len(found) > 4
+    problem(client.get("/v1/keys?cursor=nonsense", headers=admin), 422, "cursor")
+
+
 def test_a_key_is_shown_once(guarded: tuple[TestClient, Path]) -> None:
     client, folder = guarded
     admin = bearer(make_key(folder, "admin"))

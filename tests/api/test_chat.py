@@ -14,7 +14,7 @@ import pytest
 from rag_owl import RagOwl
 from tests.browser import serve
 from tests.model_server import KEY, MODEL, ModelServer, Send, delta, event, streamed
-from tests.service import make_key, png
+from tests.service import bearer, make_key, png
 
 WEIGHT = "How much does the elf owl weigh?"
 TOOL: Any = {
@@ -33,6 +33,8 @@ def model_server() -> Iterator[ModelServer]:
             function = {"name": "weather", "arguments": '{"city": "Tucson"}'}
             calls = delta(tool_calls=[{**call, "function": function}])
             return Send([calls, delta("tool_calls"), event("[DONE]")])
+        if "moon" in request["messages"][-1]["content"][-1]["text"]:
+            return streamed("The elf owl weighs 40 grams [1]. It lives on the moon [1].")
         if "break" in request["messages"][-1]["content"][-1]["text"]:
             return Send([delta(content="The elf owl ")])
         return streamed("The elf owl ", "weighs 40 grams [1].")
@@ -176,6 +178,26 @@ def test_extensions_narrow_what_is_shown(client: openai.OpenAI) -> None:
     )
     assert used not in json.dumps(extra(again, "answer")["sources"])
     assert len(extra(again, "answer")["sources"]) == 1
+
+
+def test_only_what_is_borne_out_is_said_where_that_is_asked_for(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "owls@big", "messages": [say("Does the elf owl live on the moon?")]}
+    assert "moon" in str(client.chat.completions.create(**asked).choices[0].message.content)
+    more = {"require_support": True, "verify": "full"}
+    checked = client.chat.completions.create(**asked, extra_body=more)
+    assert str(checked.choices[0].message.content).strip() == "The elf owl weighs 40 grams [1]."
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**asked, extra_body={"verify": "twice"})
+    assert refused.value.param == "verify"
+
+
+def test_models_are_listed_page_by_page(address: str) -> None:
+    at, key = address.split()
+    first = httpx.get(f"{at}/v1/models?limit=1", headers=bearer(key)).json()
+    assert [each["id"] for each in first["data"]][:2] == ["owls", "owls@sentences"]
+    assert first["next_cursor"] is None  # what the key may not see is on no page
+    wrong = httpx.get(f"{at}/v1/models?cursor=x", headers=bearer(key))
+    assert wrong.json()["error"]["param"] == "cursor"
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:

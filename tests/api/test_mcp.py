@@ -89,8 +89,8 @@ async def use(client: Client) -> None:
     assert "Eagle owl" in text_of(hits)
     assert hits.structured_content is not None
     assert hits.structured_content["data"][0]["item"]["title"] == "Eagle owl"
-    (shown,) = pictures_of(hits)
-    assert shown.size == (60, 40)
+    (picture,) = pictures_of(hits)
+    assert picture.size == (60, 40)
 
     red = f"data:image/png;base64,{base64.b64encode(png((200, 60, 90))).decode()}"
     by_picture = await client.call_tool("search", {"collection": "owls", "images": [red], "k": 1})
@@ -107,7 +107,17 @@ async def use(client: Client) -> None:
     follow = await client.call_tool("ask", {**more, "conversation_id": conversation})
     assert "desert" in text_of(follow)
 
+    used = answer.structured_content["citations"][0]["source"]["item_id"]
+    less = {"question": WEIGHT, "exclude_items": [used], "require_support": True, "verify": "full"}
+    without = await client.call_tool("ask", {"collection": "owls", **less})
+    assert not without.is_error
+    assert without.structured_content is not None
+    shown = [each["item"]["id"] for each in without.structured_content["sources"]]
+    assert used not in shown
+
     for tool, wrong, message in (
+        ("ask", {"collection": "owls", "question": WEIGHT, "verify": "twice"}, "verify"),
+        ("ask", {"collection": "owls", "question": WEIGHT, "max_tokens": 0}, "max_tokens"),
         ("ask", {"collection": "nothing", "question": WEIGHT}, "no collection 'nothing'"),
         ("ask", {"collection": "owls", "question": " "}, "the question is empty"),
         ("ask", {"collection": "owls", "question": WEIGHT, "model": "/etc"}, "no answering model"),

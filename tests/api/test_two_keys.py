@@ -1,9 +1,9 @@
 """Two keys, two collections: through no endpoint does one key learn that the other's data exist.
 
-Every endpoint of the OpenAPI document is called with everything that can name something (paths,
-queries, bodies) naming, in turn, what is the key's own, what is the other's, and what does not
-exist. Of the last two the answers must be the same, down to their wording and to how many
-statements the database is asked; and what is the other's must be unchanged afterwards.
+Every endpoint of the OpenAPI document and every tool of `/mcp` is called with everything that can
+name something (paths, queries, bodies) naming, in turn, what is the key's own, what is the other's,
+and what does not exist. Of the last two the answers must be the same, down to their wording and to
+how many statements the database is asked; and what is the other's must be unchanged afterwards.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Side:
     names: dict[str, str] = field(default_factory=dict)
 
     def call(self, client: TestClient, method: str, url: str, **more: Any) -> Any:
-        return client.request(method, url, headers=bearer(self.key), **more)
+        headers = {"Accept": "application/json, text/event-stream", **bearer(self.key)}
+        return client.request(method, url, headers=headers, **more)
 
 
 @dataclass
@@ -109,7 +110,8 @@ def fill(client: TestClient, side: Side) -> None:
 
 def operations(client: TestClient) -> list[tuple[str, str, dict[str, Any]]]:
     document = client.get("/openapi.json").json()
-    return [
+    tools = [("/mcp", "post", {"operationId": name, "requestBody": {}}) for name in TOOLS]
+    return tools + [
         (path, method, operation)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
@@ -141,6 +143,26 @@ BODIES: dict[str, dict[str, Any]] = {
     "complete_chat": {
         "json": {"model": "{model}", "messages": [{"role": "user", "content": "Where is it?"}]}
     },
+}
+TOOLS: dict[str, dict[str, Any]] = {
+    "mcp_collections": {},
+    "mcp_search": {"collection": "{name}", "query": "stripes", "k": 50},
+    "mcp_ask": {
+        "collection": "{name}",
+        "question": "Where does it live?",
+        "conversation_id": "{conversation_id}",
+        "exclude_items": ["{item_id}"],
+    },
+}
+
+
+def rpc(method: str, **parameters: Any) -> dict[str, Any]:
+    return {"json": {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}}
+
+
+BODIES |= {
+    name: rpc("tools/call", name=name.removeprefix("mcp_"), arguments=arguments)
+    for name, arguments in TOOLS.items()
 }
 QUERIES = {  # parameters of the query that name something
     "collection": "{name}",
@@ -233,8 +255,12 @@ def test_every_operation_is_walked(world: World) -> None:
             assert operation["operationId"] in BODIES, f"say what {method} {path} is sent"
         for name in fillings(path):
             assert name in NOWHERE, f"say what names nothing in {path}"
+    listed = world.mine.call(world.client, "post", "/mcp", **rpc("tools/list")).text
+    named = re.findall(r'"name":\s*"(\w+)"', listed)
+    assert {f"mcp_{name}" for name in named} == set(TOOLS)
     walked = {operation["operationId"] for *_, operation in cases(world)}
     assert {"get_collection", "search", "get_media", "follow_job", "revoke_key"} <= walked
+    assert {"mcp_search", "mcp_ask"} <= walked
 
 
 def test_what_is_theirs_is_as_what_is_not(world: World) -> None:
@@ -284,6 +310,9 @@ def test_lists_and_counts_hold_only_what_is_mine(world: World) -> None:
         assert not leaked, f"{url}: {leaked}"
         seen += world.mine.secret in text
     assert seen >= 5  # or nothing at all was looked at
+    listed = world.mine.call(world.client, "post", "/mcp", **BODIES["mcp_collections"]).text
+    assert "mine: 1 documents" in listed
+    assert not [word for word in secrets(world, {}) if word in listed]
     found = world.mine.call(
         world.client, "post", "/v1/collections/mine/search", json={"query": "quagga", "k": 50}
     )

@@ -105,6 +105,14 @@ def test_a_limited_session_gives_and_sees_no_more_than_it_has(engine: Engine) ->
 # --- what a limited session sees ------------------------------------------------------------------
 
 
+def test_names_come_page_by_page(engine: Engine) -> None:
+    with db.writing(engine) as session:
+        for name in ("c", "a", "b"):
+            collections.get_or_create(session, name)
+        assert collections.names_page(session, "", 2) == ["a", "b"]
+        assert collections.names_page(session, "b", 2) == ["c"]
+
+
 @pytest.fixture
 def two(engine: Engine) -> tuple[str, str]:
     """Ids of a job in each of the collections a and b."""
@@ -120,6 +128,7 @@ def test_other_collections_do_not_exist(engine: Engine, two: tuple[str, str]) ->
     mine, theirs = two
     with db.reading(limited(engine, ["a"])) as session:
         assert [info.name for info in collections.list_all(session)] == ["a"]
+        assert collections.names_page(session, "", 10) == ["a"]
         for name in ("b", "nowhere"):
             with pytest.raises(NotFound, match=f"no collection '{name}'; there are: a. "):
                 collections.get(session, name)
