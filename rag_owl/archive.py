@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,8 +40,10 @@ _ORDER = list(_NAMES)
 class Writer:
     """Adds members to a file that is open for writing; in the order of `_NAMES`."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], look: Callable[[], None] = lambda: None) -> None:
+        """look: called again and again; what it raises ends the writing."""
         self._file = file
+        self._look = look
         self._digest = hashlib.sha256()
         self.members = 0
         self.size = 0
@@ -97,6 +99,7 @@ class Writer:
         self._write(bytes(-size % _BLOCK))
 
     def _write(self, data: bytes) -> None:
+        self._look()
         self._digest.update(data)
         self._file.write(data)
         self.size += len(data)

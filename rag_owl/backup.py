@@ -29,6 +29,8 @@ from rag_owl.errors import Conflict, DataFolderError, RagOwlError
 from rag_owl.ports import BlobStore
 from rag_owl.store import blob_uses, jobs, tables
 
+_LOOK_EVERY = 0.5  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
@@ -42,6 +44,14 @@ class Vectors:
 
 Export = Callable[[str], Vectors]
 """A segment's vectors by its id. Raises `CorruptData` where they are damaged."""
+
+
+Watch = Callable[[int, int], bool]
+"""Told (how many files there are, how many are in it); whether to stop."""
+
+
+class Stopped(Exception):
+    """The backup was asked to stop; nothing is left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +73,25 @@ def write_backup(
     target: Path,
     export: Export,
     fetch: Callable[[Mapping[str, Any]], None],
+    watch: Watch = lambda found, done: False,
 ) -> BackupReport:
     """Write everything to a file that does not exist yet; it is whole, or it is not there.
 
-    folder: the data folder. fetch: has a job's upload in it, by the job's parameters. Raises
-    `Conflict` where the file exists, `DataFolderError` when it cannot be written (a full disk),
-    `DataFolderBusy` while another backup is being made.
+    folder: the data folder. fetch: has a job's upload in it, by the job's parameters. watch: called
+    every half second. Raises `Stopped` where that says so, `Conflict` where the file exists,
+    `DataFolderError` when it cannot be written (a full disk), `DataFolderBusy` while another backup
+    is being made.
     """
     target = Path(os.path.abspath(target))
     _check_free(target)
     try:
-        with holds.keeping_files(engine), _arriving(target) as (file, scratch):
-            run = _Backup(engine, folder, blobs, export, fetch, target, Writer(file), scratch)
+        watched = _Watched(watch)
+        with (
+            holds.keeping_files(engine, look=watched.look),
+            _arriving(target) as (file, scratch),
+        ):
+            writer = Writer(file, watched.look)
+            run = _Backup(engine, folder, blobs, export, fetch, target, writer, scratch, watched)
             return run.write()
     except OSError as error:
         raise DataFolderError(
@@ -112,6 +129,22 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Watched:
+    """Says how far a backup has come, and ends it where it is to stop."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._last = time.monotonic()
+        self.found = self.done = 0
+
+    def look(self) -> None:
+        """Raises `Stopped`."""
+        if time.monotonic() - self._last > _LOOK_EVERY:
+            self._last = time.monotonic()
+            if self._watch(self.found, self.done):
+                raise Stopped
+
+
 class _Backup:
     def __init__(
         self,
@@ -123,7 +156,9 @@ class _Backup:
         target: Path,
         writer: Writer,
         scratch: Path,
+        watched: _Watched,
     ) -> None:
+        self._progress = watched
         self._engine = engine
         self._folder = folder
         self._blobs = blobs
@@ -154,6 +189,7 @@ class _Backup:
                 for table, number, data in tables.parts(self._watched(connection, keys)):
                     self._writer.add_rows(table, number, data)
                 waiting = {str(each["upload"]): each for each in jobs.upload_parameters(session)}
+            self._progress.found = len(waiting) + len(self._segments) + len(keys)
             for upload in sorted(waiting):
                 self._add_upload(upload, waiting[upload])
             for segment in sorted(self._segments):
@@ -180,6 +216,7 @@ class _Backup:
             yield table, row
 
     def _add_upload(self, upload: str, parameters: Mapping[str, Any]) -> None:
+        self._progress.done += 1
         folder = self._folder / uploads.FOLDER / upload
         try:
             self._fetch(parameters)
@@ -192,6 +229,7 @@ class _Backup:
             self._lacking.append(f"upload {upload}")
 
     def _add_segment(self, segment: str) -> None:
+        self._progress.done += 1
         try:
             vectors = self._export(segment)
         except RagOwlError:
@@ -202,6 +240,7 @@ class _Backup:
         self._writer.add_blocks(f"segments/{segment}.vectors", vectors.blocks, size)
 
     def _add_blob(self, key: str) -> bool:
+        self._progress.done += 1
         try:
             path = self._blobs.path(key)
             if _sha256(path) == key:
@@ -240,6 +279,10 @@ class Keys:
     def discard(self, key: str) -> None:
         with self._full():
             self._connection.execute("DELETE FROM keys WHERE key = ?", (bytes.fromhex(key),))
+
+    def __len__(self) -> int:
+        with closing(self._connection.cursor()) as cursor:
+            return int(cursor.execute("SELECT count(*) FROM keys").fetchone()[0])
 
     def all(self) -> Iterator[str]:
         with closing(self._connection.cursor()) as cursor:

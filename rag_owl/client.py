@@ -23,7 +23,7 @@ from rag_owl import conversation, db, holds, media, own_video, reindexing, reten
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
-from rag_owl.backup import BackupReport, write_backup
+from rag_owl.backup import BackupReport, Watch, write_backup
 from rag_owl.errors import (
     BlobsGone,
     DataFolderError,
@@ -272,8 +272,8 @@ class RagOwl:
         """Make a collection's vectors anew beside those that are searched, and switch to them.
 
         Questions and ingestion go on. What is not given stays, with embedders as they are
-        installed now; where nothing would change, the job does nothing. Before the switch both
-        generations are compared (`generations`); with hold, it is left to a later call.
+        installed now; where nothing would change, lost vectors are made again. Before the switch
+        both generations are compared (`generations`); with hold, it is left to a later call.
         answerer: also have that model look at every picture now, where it remembers them.
         action: "build" as above; "switch" to what was held; "rollback" to what was live before;
         "drop" all but the live generation. Asked again while it is unfinished, this joins it.
@@ -618,12 +618,16 @@ class RagOwl:
 
     # --- backups --------------------------------------------------------------------------------
 
-    def backup(self, file: str | os.PathLike[str]) -> BackupReport:
+    def backup(
+        self, file: str | os.PathLike[str], watch: Watch = lambda found, done: False
+    ) -> BackupReport:
         """Write everything into one new file, while everything else goes on.
 
         The file is whole or not there. It holds all documents, and the hashes of the service's
-        keys: keep it as safe as the data folder. Raises `Conflict` where it exists already,
-        `DataFolderError` when it cannot be written, `DataFolderBusy` during another backup.
+        keys: keep it as safe as the data folder. watch: told how many files there are and how many
+        are in it; where it returns True, `backup.Stopped` is raised. Raises `Conflict` where the
+        file exists already, `DataFolderError` when it cannot be written, `DataFolderBusy` during
+        another backup.
         """
         from rag_owl.indexer.vectors import export_vectors
 
@@ -634,6 +638,7 @@ class RagOwl:
             _absolute(file),
             partial(export_vectors, self.segments),
             lambda job: uploads.fetch(self.folder, job, self.storage.objects),
+            watch,
         )
 
     @classmethod

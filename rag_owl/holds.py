@@ -7,7 +7,7 @@ machine. Both are let go of when the process that has them dies.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,13 @@ _PATIENCE = 600.0  # seconds that a backup waits for another, or for files to be
 
 
 @contextmanager
-def keeping_files(engine: Engine, seconds: float = _PATIENCE) -> Iterator[None]:
-    """No file is removed meanwhile. Raises `DataFolderBusy` when another does not let go."""
+def keeping_files(
+    engine: Engine, seconds: float = _PATIENCE, look: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """No file is removed meanwhile. Raises `DataFolderBusy` when another does not let go.
+
+    look: called while it is waited for; what it raises ends that.
+    """
     until = time.monotonic() + seconds
     while True:
         with _held(engine) as mine:
@@ -31,6 +36,7 @@ def keeping_files(engine: Engine, seconds: float = _PATIENCE) -> Iterator[None]:
                 return
         if time.monotonic() > until:
             raise DataFolderBusy("another backup of this data is being made; wait until it is done")
+        look()
         time.sleep(0.2)
 
 

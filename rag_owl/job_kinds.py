@@ -97,19 +97,35 @@ def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
 def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Everything into one file of the folder `backup_folder`, named by the job. Counts files."""
     from rag_owl import db
+    from rag_owl.backup import Stopped
     from rag_owl.errors import InvalidInput
     from rag_owl.store import jobs
 
     if owl.settings.backup_folder is None:
         raise InvalidInput("there is no place for backups: set RAG_OWL_BACKUP_FOLDER")
     target = owl.settings.backup_folder.expanduser() / f"owl-{claim.job_id}.backup"
-    if not target.exists():  # else it was written, and then the process was killed
-        report = owl.backup(target)
+    if target.exists():  # it was written, and then the process was killed
+        return True
+    with db.writing(owl.engine) as session:
+        jobs.restart_scan(session, claim)
+    said = [0, 0]
+
+    def watch(found: int, done: int) -> bool:
         with db.writing(owl.engine) as session:
-            found, lacking = report.blobs + report.segments, len(report.lacking)
-            jobs.advance(session, claim, found=found + lacking, done=found, failed=lacking)
-            reason = "is missing or damaged here; see `rag-owl doctor --deep`"
-            jobs.add_skipped(session, claim, [Skipped(name, reason) for name in report.lacking])
+            stop = jobs.advance(session, claim, found=found - said[0], done=done - said[1])
+        said[:] = found, done
+        return stop or stopping()
+
+    try:
+        report = owl.backup(target, watch)
+    except Stopped:
+        return False
+    with db.writing(owl.engine) as session:
+        copied, lacking = report.blobs + report.segments, len(report.lacking)
+        found, done = copied + lacking - said[0], copied - said[1]
+        jobs.advance(session, claim, found=found, done=done, failed=lacking)
+        reason = "is missing or damaged here; see `rag-owl doctor --deep`"
+        jobs.add_skipped(session, claim, [Skipped(name, reason) for name in report.lacking])
     return True
 
 

@@ -41,6 +41,7 @@ from rag_owl.jobs import (
 )
 from rag_owl.schedules import Schedules
 from rag_owl.store import jobs
+from rag_owl.store.jobs import Claim
 
 log = logging.getLogger(__name__)
 
@@ -277,20 +278,19 @@ class QueueRunner:
 
     def _work_task(self, context: JobContext, job_id: str) -> None:
         """A task of the queue: claim the job and work it. Raises `_Again` to give it back."""
-        while True:
-            try:
-                with db.writing(self._engine) as session:
-                    claim = jobs.claim(session, job_id, worker_name())
-                break
-            except DatabaseUnavailable:
-                if not wait_for_database(self._engine, self._stop.is_set):
-                    raise _Again from None
-        if claim is None:
-            return
         try:
-            with among_others(self._engine):
+            # Claimed within the lock: what waits for it is nobody's yet, and not silent.
+            with among_others(self._engine, stopping=self._stop.is_set) as may:
+                if not may:
+                    raise _Again
+                claim = self._claim(job_id)
+                if claim is None:
+                    return
                 ended = work_through(self._engine, claim, self._work, self._stop.is_set)
             self.trouble = None
+        except (_Again, DatabaseUnavailable) as error:
+            wait_for_database(self._engine, self._stop.is_set)
+            raise _Again from error
         except Exception as error:
             self._be_troubled(error)
             raise
@@ -298,6 +298,10 @@ class QueueRunner:
             self._connector.lost.add(context.job.id)
         if ended == "left":
             raise _Again
+
+    def _claim(self, job_id: str) -> Claim | None:
+        with db.writing(self._engine) as session:
+            return jobs.claim(session, job_id, worker_name())
 
 
 # Finished tasks are deleted, so any that is there stands for a job that is waiting or being worked.

@@ -413,24 +413,29 @@ def exclusively(folder: Path, seconds: float, engine: Engine | None = None) -> I
 
 
 @contextmanager
-def among_others(engine: Engine, alone: bool = False) -> Iterator[bool]:
+def among_others(
+    engine: Engine, alone: bool = False, stopping: Callable[[], bool] = lambda: False
+) -> Iterator[bool]:
     """On PostgreSQL: while a job is worked. alone: while none is; False: there is one.
 
+    Whoever works a job waits for one who is alone, until it is to stop: then False as well.
     The lock goes with its connection. A job whose connection is gone goes on without: what it
     commits is checked by its fence.
     """
     shared = "" if alone else "_shared"
     with db.storage_errors(engine):
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    got = False
     try:
         with db.storage_errors(engine):
             ask = text(f"SELECT pg_try_advisory_lock{shared}({_WORKING})")
-            while not (got := bool(connection.scalar(ask))) and not alone:
+            while not (got := bool(connection.scalar(ask))) and not alone and not stopping():
                 time.sleep(LOOK_EVERY)
         yield got
     finally:
-        with suppress(DBAPIError):
-            connection.execute(text(f"SELECT pg_advisory_unlock{shared}({_WORKING})"))
+        if got:
+            with suppress(DBAPIError):
+                connection.execute(text(f"SELECT pg_advisory_unlock{shared}({_WORKING})"))
         with suppress(DBAPIError):
             connection.close()
 

@@ -8,6 +8,7 @@ is simply worked again. Backups that were made before are nobody's to change fro
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -33,7 +34,10 @@ EXPIRED = "The pictures and videos of this question are not kept any more."
 _ROWS_AT_ONCE = 100  # documents or answers of one transaction
 _BLOBS_AT_ONCE = 50  # removed while nobody may commit
 _PATIENCE = 600.0  # seconds for others to let go of old bytes
+_LOCKED = 5.0  # seconds of waiting between two looks whether to stop
 _PAUSE = 0.2
+_BYTES_A_SECOND = 50_000_000  # that `VACUUM` writes, about
+_LONGEST_REST = 300.0  # seconds
 _LOOK_AGAIN = 1_800.0  # seconds that a look through all answers holds
 
 
@@ -109,7 +113,32 @@ def work(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
     with db.writing(cleaner.engine) as session:
         jobs.advance(session, claim)
         condemned.forget_old(session)
-    return scrub(cleaner.engine, stopping)
+    return _rest(cleaner.engine, claim, stopping) and scrub(cleaner.engine, stopping)
+
+
+def _rest(engine: Engine, claim: Claim, stopping: Callable[[], bool]) -> bool:
+    """Let time pass since the last deletion's end, the more the larger the database is.
+
+    What is deleted meanwhile is one job, and the database is written anew once for all of it:
+    deleting one document after the other keeps the disk busy for a fifth of the time at most.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    with db.reading(engine) as session:
+        last = session.scalar(
+            select(func.max(JobRow.finished_at)).where(
+                JobRow.kind.in_((KIND, EXPIRE)), JobRow.state == "done", JobRow.id != claim.job_id
+            )
+        )
+    size = os.path.getsize(str(engine.url.database))
+    pause = min(4 * size / _BYTES_A_SECOND, _LONGEST_REST)
+    now = time.time()
+    until = time.monotonic() + max(0.0, min(pause, (last or 0.0) + pause - now))
+    while time.monotonic() < until:
+        if stopping():
+            return False
+        time.sleep(_PAUSE)
+    return True
 
 
 def _empty_collection(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
@@ -258,30 +287,36 @@ def scrub(engine: Engine, stopping: Callable[[], bool] = lambda: False) -> bool:
 
     Overwritten on deletion (`secure_delete`) are rows; the words index keeps deleted words until
     its parts are merged, pages keep copies of rows that moved, and the write-ahead log is a copy of
-    all. On PostgreSQL deleted rows go when autovacuum comes by. Raises `DataFolderBusy`.
+    all. On PostgreSQL deleted rows go when autovacuum comes by. Others who hold the file are waited
+    for. Raises `DataFolderBusy`, and `DataFolderError` for a full disk.
     """
     if engine.dialect.name != "sqlite":
         return True
     until = time.monotonic() + _PATIENCE
-    try:
-        with closing(
-            sqlite3.connect(str(engine.url.database), timeout=60, isolation_level=None)
-        ) as connection:
-            connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("INSERT INTO item_words (item_words) VALUES ('optimize')")
-            connection.execute("VACUUM")
-            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if stopping():
-                    return False
-                if time.monotonic() > until:
-                    raise DataFolderBusy(
-                        "what was deleted is still in the database's log, because another process "
-                        "reads an old state; end it, then retry the job"
-                    )
-                time.sleep(_PAUSE)
-    except sqlite3.OperationalError as error:
-        raise DataFolderError(
-            f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make space for "
-            "a second copy of the database, then retry the job"
-        ) from error
-    return True
+    vacuumed = False
+    while not stopping():
+        try:
+            with closing(
+                sqlite3.connect(str(engine.url.database), timeout=_LOCKED, isolation_level=None)
+            ) as connection:
+                if not vacuumed:
+                    connection.execute("PRAGMA secure_delete=ON")
+                    connection.execute("INSERT INTO item_words (item_words) VALUES ('optimize')")
+                    connection.execute("VACUUM")
+                    vacuumed = True
+                # It is empty but for somebody who reads an old state.
+                if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    return True
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise DataFolderError(
+                    f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make "
+                    "space for a second copy of the database, then retry the job"
+                ) from error
+        if time.monotonic() > until:
+            raise DataFolderBusy(
+                f"what was deleted is still in {engine.url.database} or in its log, because "
+                "another process writes to it or reads an old state; end it, then retry the job"
+            )
+        time.sleep(_PAUSE)
+    return False

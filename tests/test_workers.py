@@ -53,6 +53,20 @@ def rows(owl: RagOwl, statement: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in result] if result.returns_rows else []
 
 
+def test_a_worker_that_is_stopped_waits_for_nobody(place: Place) -> None:
+    """A job that another keeps from being begun is nobody's, and is begun by the next worker."""
+    (file,) = bench.write(place.data.with_suffix(".files"), 1, 3)
+    with place.open() as waiting, among_others(waiting.engine, alone=True) as alone:
+        assert alone
+        asked = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try%shared%'"
+        with working(place) as owl:
+            (job,) = bench.begin(owl, [file])
+            until(lambda: bool(rows(waiting, asked)))
+        assert waiting.job(job).state == "queued"
+    with working(place) as owl:
+        assert owl.wait_for_job(job).added == 3
+
+
 def test_jobs_of_every_lane_are_worked_and_leave_no_task(place: Place) -> None:
     files = bench.write(place.data.with_suffix(".files"), 3, 20)
     with working(place) as owl:

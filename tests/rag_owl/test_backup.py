@@ -7,6 +7,7 @@ import shutil
 import stat
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import pytest
 from PIL import Image
 from sqlalchemy import select, text
 
-from rag_owl import RagOwl, backup, db
+from rag_owl import RagOwl, backup, db, holds
 from rag_owl.archive import Writer
+from rag_owl.backup import Stopped
 from rag_owl.db import JobRow, KeyRow
 from rag_owl.errors import Conflict, CorruptData, DataFolderError, InvalidInput
 from rag_owl.restore import check_backup
@@ -436,6 +438,43 @@ def test_two_backups_do_not_meet(tmp_path: Path, made: Made) -> None:
             thread.join()
     for n in range(2):
         assert check_backup(tmp_path / f"t{n}.backup")["lacking"] == []
+
+
+def test_a_backup_can_be_stopped_and_leaves_nothing(
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag_owl.backup._LOOK_EVERY", 0)
+    seen = []
+
+    def watch(found: int, done: int) -> bool:
+        seen.append((found, done))
+        return done > 1
+
+    with RagOwl.open(made.data, work_jobs=False, **LIGHT) as owl, pytest.raises(Stopped):
+        owl.backup(tmp_path / "b", watch)
+    found, done = seen[-1]
+    assert found > done == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_job_is_cancelled_also_while_it_waits(tmp_path: Path, files: Path) -> None:
+    with RagOwl.open(tmp_path / "data", backup_folder=tmp_path / "backups", **LIGHT) as owl:
+        owl.ingest("c", [files])
+        (tmp_path / "backups").mkdir()
+        with holds.keeping_files(owl.engine):
+            with db.writing(owl.engine) as session:
+                job_id, _ = job_rows.create(session, None, "backup", {})
+            owl.work_soon()
+            while owl.job(job_id).state != "running":
+                time.sleep(0.02)
+            owl.cancel_job(job_id)
+            assert owl.wait_for_job(job_id).state == "cancelled"
+        assert list((tmp_path / "backups").iterdir()) == []
+        again = owl.wait_for_job(owl.retry_job(job_id).id)
+        assert (again.state, again.found) == ("done", again.done)
+        assert again.done > 0
+        (file,) = (tmp_path / "backups").iterdir()
+        assert check_backup(file)["lacking"] == []
 
 
 def test_a_full_disk_leaves_no_half_backup(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from sqlalchemy import func, select
 
 from rag_owl import RagOwl, db, retention
 from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
-from rag_owl.errors import BlobsGone, Conflict, NotFound, StorageUnavailable
+from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
 from rag_owl.store import collections, condemned
 from tests.conftest import new_postgres_database
 from tests.consistency import problems
@@ -346,6 +347,37 @@ def test_many_deletions_are_few_jobs(tmp_path: Path, files: Path) -> None:
         assert len(ids) == 1
         with db.reading(owl.engine) as session:
             assert len(session.scalars(select(JobRow).where(JobRow.kind == "delete")).all()) == 1
+
+
+def test_deleting_one_after_the_other_writes_the_database_anew_now_and_then(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_BYTES_A_SECOND", 1)
+    monkeypatch.setattr(retention, "_LONGEST_REST", 1.0)
+    with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
+        owl.ingest("c", [files])
+        first, second = (
+            owl.delete_document("c", document.id, wait=True)
+            for document in list(owl.documents("c"))[:2]
+        )
+    assert first.id != second.id
+    assert (second.finished_at or 0) - (first.finished_at or 0) > 0.9
+
+
+def test_who_holds_the_database_is_waited_for_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
+        other = sqlite3.connect(tmp_path / "data" / "rag_owl.db", isolation_level=None)
+        monkeypatch.setattr(retention, "_LOCKED", 0.05)
+        other.execute("BEGIN IMMEDIATE")
+        with monkeypatch.context() as patched:
+            patched.setattr(retention, "_PATIENCE", 0.1)
+            with pytest.raises(DataFolderBusy, match="another process"):
+                retention.scrub(owl.engine)
+        other.execute("ROLLBACK")
+        assert retention.scrub(owl.engine)
+        other.close()
 
 
 def test_an_answer_whose_source_went_meanwhile_is_not_stored(tmp_path: Path, files: Path) -> None:
