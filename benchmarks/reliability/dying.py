@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import psutil
+
 from benchmarks.reliability import material
 from rag_owl import RagOwl
 from rag_owl.errors import Conflict, NotFound
@@ -37,6 +39,7 @@ _LOADED = (
     "alembic",
     "psycopg",
 )
+_MOST_WAITING = 8  # times as long as it was to work
 
 
 class Dying:
@@ -62,6 +65,21 @@ class Dying:
                 return line in self.said
             time.sleep(0.02)
         return True
+
+    def work_for(self, seconds: float) -> None:
+        """Until it and its children had the processor for so long, or have waited for something;
+        on a busy machine that takes longer, and the same is done in it."""
+        until = time.monotonic() + _MOST_WAITING * seconds
+        while self.runs and self._processor_seconds() < seconds and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def _processor_seconds(self) -> float:
+        try:
+            mine = psutil.Process(self._process.pid)
+            times = [each.cpu_times() for each in (mine, *mine.children(recursive=True))]
+        except psutil.NoSuchProcess:
+            return 0.0
+        return sum(each.user + each.system for each in times)
 
     @property
     def runs(self) -> bool:

@@ -135,7 +135,7 @@ def _die(
     if not early and not child.wait_for("open"):
         course.wrong.append(f"the process ended by itself with {child.kill()}: {child.said[-20:]}")
         return False
-    time.sleep(chance.uniform(0, 5) if chance.random() < 0.8 else chance.uniform(0, 0.2))
+    child.work_for(chance.uniform(0, 3) if chance.random() < 0.8 else chance.uniform(0, 0.2))
     running = child.runs
     status = child.kill()
     said = child.said
