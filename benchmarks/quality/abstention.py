@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,48 @@ from numpy.typing import NDArray
 from benchmarks.quality.nano_reading import Case, cases, context
 from benchmarks.quality.scores import f1, roc_area
 from rag_owl.model.nano.answerer import NanoAnswerer
+from rag_owl.model.nano.signals import held
+from rag_owl.model.train.nano.export import logistic
+from rag_owl.model.train.nano.passages import load_tables
 
 Floats = NDArray[np.float64]
-KEPT = 0.9  # of the answerable questions are answered at the threshold that ships
+KEPT = 0.95  # of the answerable questions are answered at the threshold that ships
 PLOT = Path(__file__).parent / "abstention.png"
+
+
+@dataclass(frozen=True)
+class Both:
+    """A question over texts that hold its answer, and over texts that do not."""
+
+    question: str
+    texts: list[str]
+    without: list[str]
+    gold: int
+
+
+def articles(data: Path, count: int, seed: int = 0) -> list[Both]:
+    """Of the calibration articles."""
+    out = []
+    for case in cases(data, count, calibration=True, seed=seed):
+        without = list(case.texts)
+        without[case.gold] = case.replaced
+        out.append(Both(case.question, case.texts, without, case.gold))
+    return out
+
+
+def tables(data: Path, seed: int = 0) -> list[Both]:
+    """Rows of the tables kept apart, as cards: what a row of a CSV file is in a collection."""
+    rng = random.Random(seed)
+    out = []
+    for asked in load_tables(data, "val"):
+        others = [c for i, c in enumerate(asked.cards) if i != asked.row]
+        if len(others) < 2:
+            continue
+        without = rng.sample(others, min(len(others), 5))
+        texts, gold = list(without), rng.randrange(len(without))
+        texts[gold] = asked.cards[asked.row]
+        out.append(Both(asked.question, texts, without, gold))
+    return out
 
 
 def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats]:
@@ -41,24 +81,45 @@ def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats
 
 
 def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
-    """-> slope and offset from the best span's score to the probability that the sources hold the
-    answer, and the threshold that keeps nine of ten answerable questions."""
-    from benchmarks.quality.calibrate import fit, reliability, sigmoid
+    """Over articles and tables kept apart: how much an item's own logit and the question's terms
+    in it count beside the pointer (the right item's span among all), the slope and offset from the
+    best span's score to the probability that the sources hold the answer, and the threshold that
+    keeps `KEPT` of the articles' answerable questions."""
+    from benchmarks.quality.calibrate import reliability, sigmoid
     from rag_owl.blobs import FolderBlobs
 
+    text = articles(data, count, seed=5)
+    asked = text + tables(data)
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
-        scores, empty, _ = read(model, cases(data, count, calibration=True, seed=5))
-    both, holds = np.concatenate([scores, empty]), np.repeat([True, False], len(scores))
-    slope, offset = fit(both[:, None], holds)
-    likely = sigmoid(both * slope[0] + offset)
+    model.calibrate(plain_item=0.0, plain_terms=0.0)
+    signs: list[Floats] = []  # per context: (items, 3)
+    golds: list[NDArray[np.bool_]] = []
+    for case in asked:
+        for texts in (case.texts, case.without):
+            found = model.point(context(case.question, texts), [], [None] * len(texts))
+            rows = [[s.score, s.item_logit, held(case.question, texts[s.item])] for s in found]
+            signs.append(np.array(rows))
+            golds.append(np.array([s.item == case.gold and texts is case.texts for s in found]))
+    weights, _ = logistic(np.concatenate(signs), np.concatenate(golds))
+    weights = weights / weights[0]
+    best = np.array([float((x @ weights).max()) for x in signs])
+    holds = np.tile([True, False], len(asked))
+    slope, offset = logistic(best[:, None], holds)
+    likely = sigmoid(best * slope[0] + offset)
+    first = np.arange(len(best)) < 2 * len(text)
     return {
+        "plain_item": float(weights[1]),
+        "plain_terms": float(weights[2]),
         "plain_slope": float(slope[0]),
         "plain_offset": offset,
-        "threshold": float(np.quantile(likely[holds], 1 - KEPT)),
-        "roc_area": roc_area(scores.tolist(), empty.tolist()),
+        "plain_threshold": float(np.quantile(likely[holds & first], 1 - KEPT)),
+        "right_item": float(np.mean([g[(x @ weights).argmax()] for x, g in
+                                     zip(signs[::2], golds[::2], strict=True)])),
+        "roc_area": roc_area(best[holds & first].tolist(), best[~holds & first].tolist()),
+        "roc_area_tables": roc_area(best[holds & ~first].tolist(), best[~holds & ~first].tolist()),
         "reliability": reliability(likely, holds),
-    }
+    }  # fmt: skip
 
 
 def sentences(data: Path, count: int, calibration: bool) -> tuple[Floats, Floats]:
@@ -96,7 +157,7 @@ def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, floa
 
 
 def main() -> None:
-    from benchmarks.quality.calibrate import fit, reliability
+    from benchmarks.quality.calibrate import reliability
     from benchmarks.quality.plots import abstention
     from rag_owl.blobs import FolderBlobs
     from rag_owl.model.nano import weights
@@ -130,7 +191,7 @@ def main() -> None:
     if args.sentences:
         held, not_held = sentences(args.data, args.sentences, True)
         both = np.concatenate([held, not_held])
-        slope, offset = fit(both[:, None], np.repeat([True, False], len(held)))
+        slope, offset = logistic(both[:, None], np.repeat([True, False], len(held)))
         print(f"`sentences`: {slope[0]:.2f} * cosine {offset:+.2f} on {len(held)} questions")
         held, not_held = sentences(args.data, args.sentences, False)
         print(f"ROC area on as many others: {roc_area(held.tolist(), not_held.tolist()):.3f}")

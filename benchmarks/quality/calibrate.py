@@ -25,6 +25,7 @@ from benchmarks.quality.planted_cases import UNTOUCHED, Planted, planted
 from benchmarks.quality.scores import roc_area
 from rag_owl.checking import Asked, Checker
 from rag_owl.model.nano.signals import ASKED, SIGNALS
+from rag_owl.model.train.nano.export import logistic
 from rag_owl.types import Claim
 
 Floats = NDArray[np.float64]
@@ -34,19 +35,6 @@ PASSED = 0.02  # of altered statements: called supported
 DENIALS = 0.02  # of true statements: called contradicted by another source
 MISTAKEN = 0.05  # of statements about something else: called contradicted
 PLOT = Path(__file__).parent / "calibration.png"
-
-
-def fit(x: Floats, y: NDArray[np.bool_], strength: float = 1.0) -> tuple[Floats, float]:
-    """Logistic regression by Newton's method, L2 on standardised columns -> weights, offset."""
-    mean, scale = x.mean(0), x.std(0) + 1e-6
-    z = np.c_[(x - mean) / scale, np.ones(len(x))]
-    w = np.zeros(z.shape[1])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
-        hessian = (z * (p * (1 - p))[:, None]).T @ z + strength * np.eye(len(w))
-        w += np.linalg.solve(hessian, z.T @ (y - p) - strength * w)
-    weights = w[:-1] / scale
-    return weights, float(w[-1] - weights @ mean)
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -79,9 +67,9 @@ def support(judge: Any, cases: Sequence[Planted]) -> dict[str, Any]:
     kind, word_for_word = np.array([k for _, k, _ in found]), np.array([v for _, _, v in found])
     true = kind == UNTOUCHED
     cited = ~np.char.endswith(kind, "beside")
-    weights, offset = fit(x[cited], true[cited])
+    weights, offset = logistic(x[cited], true[cited])
     likely = sigmoid(x @ weights + offset)
-    asked_weights, asked_offset = fit(more[cited[asked]], true[asked & cited])
+    asked_weights, asked_offset = logistic(more[cited[asked]], true[asked & cited])
     likely[asked] = sigmoid(more @ asked_weights + asked_offset)
     denied = (1 - likely) * shares[:, 1] / (shares[:, 1] + shares[:, 2] + 1e-9)
     judged = true & ~word_for_word
@@ -149,13 +137,16 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--cache", type=Path, required=True, help="decoded pictures are kept here")
     parser.add_argument("--plot", type=Path, default=PLOT)
-    parser.add_argument("--only", choices=["judge", "answerable", "pointing", "grounding"])
+    parser.add_argument(
+        "--only", choices=["judge", "answerable", "likeness", "pointing", "grounding"]
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     import torch
 
     from benchmarks.quality.abstention import calibrate as answerable
     from benchmarks.quality.grounding import calibrate as grounding
+    from benchmarks.quality.likeness import calibrate as likeness
     from benchmarks.quality.plots import calibration
     from benchmarks.quality.pointing import calibrate as pointing
 
@@ -170,6 +161,7 @@ def main() -> None:
             NanoJudge.load(args.weights), planted(args.data, args.cases, calibration=True)
         ),
         "answerable": lambda: answerable(args.data, args.weights, args.questions),
+        "likeness": lambda: likeness(args.data, args.cache, args.weights),
         "pointing": lambda: pointing(args.data, args.cache, args.weights, args.scenes),
         # Last: what is answered depends on the threshold above.
         "grounding": lambda: grounding(args.data, args.weights, args.questions // 2),

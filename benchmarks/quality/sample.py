@@ -75,11 +75,13 @@ def by_files(owl: RagOwl, folder: Path, model: str, count: int) -> None:
         if question["answers"] and not right(answer, question["answers"]):
             said = "(abstained)" if answer.abstained else (answer.short or answer.text)[:60]
             wrong.append(f"{question['id']}: {said!r} instead of {question['answers'][0][:60]!r}")
+        if not question["answers"] and not answer.abstained:
+            wrong.append(f"{question['id']}: {(answer.short or answer.text)[:60]!r}")
     for kind, tally in counts.items():
         n = tally["asked"]
         shares = ", ".join(f"{k} {tally[k] / n:.3f}" for k in ("right", "cited", "abstained"))
         print(f"{model}: {kind} questions ({n}): {shares}", flush=True)
-    for line in wrong[:12]:
+    for line in wrong[:40]:
         print(f"    {line}")
 
 

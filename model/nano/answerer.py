@@ -25,6 +25,7 @@ from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.pointing import Span, better, shares, spans, whole
 from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows, Sight
+from rag_owl.model.nano.signals import held
 from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
 from rag_owl.ports import BlobStore, Grounding
 from rag_owl.sentences import sentence_spans
@@ -70,7 +71,8 @@ class NanoAnswerer:
     ) -> None:
         self._eyes, self._reader, self._blobs = eyes, reader, blobs
         self._tokenizer = minilm.tokenizer()
-        self._calibration = {"pictured_threshold": calibration["threshold"], **calibration}
+        optional = {f"{k}_{w}": 0.0 for k in ("plain", "pictured") for w in ("item", "terms")}
+        self._calibration = optional | calibration
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
         self.grounding = Grounding()
@@ -83,17 +85,17 @@ class NanoAnswerer:
         """From the bundled files; `blobs` is where pictures are read from.
 
         abstain_below: probability that the sources hold the answer below which it gives none;
-        None: the one that keeps nine of ten answerable questions. Raises `InvalidCheckpoint` when
+        None: the one that `benchmarks.quality.abstention` set. Raises `InvalidCheckpoint` when
         a file is missing or damaged.
         """
         eyes, reader = weights.load_eyes(folder), weights.load_reader(folder)
         calibration = weights.manifest(folder)["calibration"]
         evidence = weights.evidence(folder) or {}
-        # The probability for questions with a picture is set at export, with its own threshold.
-        calibration["pictured_threshold"] = calibration["threshold"]
-        calibration |= {k: v for k, v in evidence.get("answerable", {}).items() if k in calibration}
+        calibration |= {
+            k: v for k, v in evidence.get("answerable", {}).items() if isinstance(v, float)
+        }
         if abstain_below is not None:
-            calibration["threshold"] = calibration["pictured_threshold"] = abstain_below
+            calibration |= dict.fromkeys(("plain_threshold", "pictured_threshold"), abstain_below)
         model = cls(eyes, reader, blobs, calibration)
         model.grounding = Grounding(**evidence.get("grounding", {}).get("thresholds", {}))
         pointing = evidence.get("pointing")
@@ -120,7 +122,7 @@ class NanoAnswerer:
         looks: Looks = {}
         found = self.point(context, user, items, looks)
         likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
-        least = self._calibration["pictured_threshold"] if user else self.threshold
+        least = self._calibration["pictured_threshold" if user else "plain_threshold"]
         if found and likely >= least:
             boxes = self._boxes(user, items, looks)
             return self._write(context, found, likely, boxes)
@@ -136,10 +138,14 @@ class NanoAnswerer:
         slope, offset = (self._calibration[f"{kind}_{p}"] for p in ("slope", "offset"))
         return 1 / (1 + math.exp(-max(min(slope * score + offset, 30.0), -30.0)))
 
+    def calibrate(self, **values: float) -> None:
+        """Other weights, slopes, offsets and thresholds than the stored ones."""
+        self._calibration |= values
+
     @property
     def threshold(self) -> float:
         """`Draft.answerable` below which it gives no answer to a question in words."""
-        return self._calibration["threshold"]
+        return self._calibration["plain_threshold"]
 
     def best(self, context: Context) -> Span | None:
         """The best span whatever the threshold; None where no source has text."""
@@ -157,6 +163,8 @@ class NanoAnswerer:
     ) -> list[Span]:
         """The best span of every source that has text, best first.
 
+        Beside the pointer, the item's own logit and the share of the question's terms that it
+        holds count, as weighed by `benchmarks.quality.abstention` (with a picture, by `export`).
         looks: filled with what each source's pieces paid to pictures, where the user shows one.
         """
         watch = looks is not None and bool(user)
@@ -167,10 +175,16 @@ class NanoAnswerer:
                 self._keep_looks(window, len(user), looks)
             for span in spans(reading, [window]):
                 found[span.item] = better(span, found.get(span.item))
+        kind = "pictured" if user else "plain"
+        item_weight, terms_weight = (self._calibration[f"{kind}_{k}"] for k in ("item", "terms"))
         for index, span in found.items():
-            text = context.sources[index].item.text or ""
+            item = context.sources[index].item
+            text, score = item.text or "", span.score + item_weight * span.item_logit
+            if terms_weight:
+                head = f"{item.title} {item.heading}"
+                score += terms_weight * held(context.question.text, text, head)
             start, end = whole(text, span.start, span.end)
-            found[index] = replace(span, start=start, end=end)
+            found[index] = replace(span, start=start, end=end, score=score)
         return sorted(found.values(), key=lambda s: -s.score)
 
     def _read(

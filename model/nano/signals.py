@@ -76,6 +76,12 @@ def compare(statement: str, text: str, head: str = "") -> Words:
     )
 
 
+def held(question: str, text: str, head: str = "") -> float:
+    """The share of the question's terms that stand in a text, or in its title and heading."""
+    wanted = set(index_terms(question))
+    return len(wanted & set(index_terms(f"{head} {text}"))) / max(1, len(wanted))
+
+
 def together(support: Sequence[float], item: float, words: Sequence[float]) -> NDArray[np.float64]:
     """Logits of the support head (supported, contradicted, unrelated) and the item head, and what
     the words say, in the order of SIGNALS."""

@@ -189,6 +189,6 @@ def test_the_logistic_fit_finds_the_curve():
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 3, 4000)
     truths = rng.random(4000) < 1 / (1 + np.exp(-(0.8 * scores - 1)))
-    slope, offset = logistic(scores.tolist(), truths.tolist())
+    (slope,), offset = logistic(scores[:, None], truths)
     assert slope == pytest.approx(0.8, abs=0.1)
     assert offset == pytest.approx(-1.0, abs=0.2)

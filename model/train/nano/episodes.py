@@ -171,8 +171,9 @@ class PictureEpisodes:
         cuts = np.searchsorted(train.labels[order], np.arange(len(train.names) + 1))
         self.by_class = [order[a:b] for a, b in pairwise(cuts)]
 
-    def flag(self, rng: random.Random) -> Episode:
-        """Country cards with their flags; one in seven questions is of no card's country."""
+    def flag(self, rng: random.Random, silent: float = 0.1) -> Episode:
+        """Country cards with their flags; one in seven questions is of no card's country, and
+        `silent` of them are about what no card says."""
         kind = rng.choices(list(FACTS), weights=[FLAG_WEIGHTS.get(k, 1) for k in FACTS])[0]
         known = [i for i, c in enumerate(self.flags.countries) if country_fact(c, kind)]
         shown = rng.sample(known, rng.randint(3, 6))
@@ -182,12 +183,15 @@ class PictureEpisodes:
         order = list(shown)
         if rng.random() > 0.14:
             order.insert(rng.randint(0, len(order)), gold)
+        told = rng.random() >= silent
         texts, values = [], []
         for i in order:
             country = self.flags.countries[i]
             value = country_fact(country, kind)
-            lines = [rng.choice(FACTS[kind][1]).format(value)]
-            for other in rng.sample([k for k in FACTS if k != kind], rng.randint(0, 3)):
+            lines = [rng.choice(FACTS[kind][1]).format(value)] if told else []
+            # One that says nothing of it says something else.
+            others = rng.sample([k for k in FACTS if k != kind], rng.randint(0, 3) + 2 * (not told))
+            for other in others:
                 if fact := country_fact(country, other):
                     lines += [rng.choice(FACTS[other][1]).format(fact)]
             rng.shuffle(lines)
@@ -196,7 +200,7 @@ class PictureEpisodes:
         titled = rng.random() < 0.5
         titles = [self.flags.countries[i]["name"] + "." if titled else "" for i in order]
         question = rng.choice(FACTS[kind][0])
-        at = order.index(gold) if gold in order else None
+        at = order.index(gold) if gold in order and told else None
         episode = self._episode(question, titles, texts, values, at)
         episode.user_picture = ("flag", gold)
         episode.item_pictures = [("flag", i) for i in order]

@@ -8,19 +8,20 @@ measures on the other 20 articles, other warps, and classes never trained on.
 from __future__ import annotations
 
 import argparse
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_owl.model.nano import minilm, weights
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.pointing import spans
 from rag_owl.model.nano.reader import Reader
+from rag_owl.model.nano.signals import held
 from rag_owl.model.nano.window import Piece, collate, lay_out, tokenise
 from rag_owl.model.train.nano import passages, texts, warp
 from rag_owl.model.train.nano.eyes import embed, precision_at_5
@@ -32,23 +33,29 @@ from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, stateme
 CALIBRATION_ARTICLES = 20
 
 
-def logistic(scores: Sequence[float], truths: Sequence[bool]) -> tuple[float, float]:
-    """Slope and offset of P(true | score) by Newton's method on the log loss (Platt scaling)."""
-    x = np.stack([np.asarray(scores), np.ones(len(scores))], 1)
+def logistic(
+    x: NDArray[np.float64], truths: Sequence[bool] | NDArray[np.bool_], strength: float = 1.0
+) -> tuple[NDArray[np.float64], float]:
+    """Logistic regression of truths (n,) on x (n, k) by Newton's method, with `strength` of L2 on
+    standardised columns -> weights (k,), offset."""
     y = np.asarray(truths, dtype=float)
-    w = np.zeros(2)
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    z = np.c_[(x - mean) / scale, np.ones(len(x))]
+    w = np.zeros(z.shape[1])
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-4 * np.eye(2)
-        w += np.linalg.solve(hessian, x.T @ (y - p) - 1e-4 * w)
-    return float(w[0]), float(w[1])
+        p = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
+        hessian = (z * (p * (1 - p))[:, None]).T @ z + strength * np.eye(len(w))
+        w += np.linalg.solve(hessian, z.T @ (y - p) - strength * w)
+    weights = w[:-1] / scale
+    return weights, float(w[-1] - weights @ mean)
 
 
 @torch.inference_mode()
 def scores_of(
     reader: Reader, eyes: Eyes, material: Material, episodes: list[Episode]
-) -> tuple[list[float], list[bool]]:
-    """Score of the best span, and whether it is (one of) the right ones, to a token."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of the best span of each: (n, 3) its score, its item's logit and the share of the question's
+    terms that the item holds; and whether it is (one of) the right ones, to a token."""
     scores, right = [], []
     for at in range(0, len(episodes), 16):
         batch = episodes[at : at + 16]
@@ -67,9 +74,13 @@ def scores_of(
             )  # fmt: skip
             found = spans(one, [window])
             if found:
-                scores.append(found[0].score)
-                right.append(_overlaps(found[0].item, found[0].start, found[0].end, episode))
-    return scores, right
+                best = found[0]
+                text = material.tokenizer.decode(episode.items[best.item][1].ids)
+                head = material.tokenizer.decode(episode.items[best.item][0])
+                terms = held(episode.question, text, head)
+                scores.append((best.score, best.item_logit, terms))
+                right.append(_overlaps(best.item, best.start, best.end, episode))
+    return np.array(scores), np.array(right)
 
 
 def _overlaps(item: int, start: int, end: int, episode: Episode) -> bool:
@@ -84,8 +95,9 @@ def _overlaps(item: int, start: int, end: int, episode: Episode) -> bool:
 def reading_calibration(
     reader: Reader, eyes: Eyes, material: Material, count: int
 ) -> dict[str, float]:
-    """A probability from the score, for questions without and with a picture, and the threshold
-    that keeps 90 % of the answerable questions without one."""
+    """A probability from the best span's score, for questions without and with a picture, and the
+    thresholds that keep 90 % of those that are answered right. For questions without a picture
+    `benchmarks.quality.abstention` sets better ones, over more kinds of text."""
     rng = random.Random(0)
     none = np.zeros(0, np.int32)
     articles = [a for a in material.articles[:CALIBRATION_ARTICLES] if len(a.passages) > 4]
@@ -94,17 +106,24 @@ def reading_calibration(
         passages.squad_episode(a, q, rng, none, passages=4, answerable=i % 2 == 0)
         for i, (a, q) in enumerate(rng.sample(asked, min(count, len(asked))))
     ]
-    scores, right = scores_of(reader, eyes, material, plain)
-    slope, offset = logistic(scores, right)
-    answerable = [s for s, e in zip(scores, plain, strict=True) if e.answers]
-    out = {"plain_slope": slope, "plain_offset": offset}
-    out["threshold"] = 1 / (1 + math.exp(-(slope * float(np.quantile(answerable, 0.1)) + offset)))
     pictured = [
-        material.pictures.flag(rng) if rng.random() < 0.5 else material.pictures.thing(rng)
-        for _ in range(count // 2)
+        material.pictures.flag(rng, silent=0.3)
+        if rng.random() < 0.7
+        else material.pictures.thing(rng)
+        for _ in range(count)
     ]
-    slope, offset = logistic(*scores_of(reader, eyes, material, pictured))
-    return {**out, "pictured_slope": slope, "pictured_offset": offset}
+    out = {}
+    for kind, episodes, columns in (("plain", plain, 1), ("pictured", pictured, 3)):
+        x, right = scores_of(reader, eyes, material, episodes)
+        w, offset = logistic(x[:, :columns], right)
+        likely = 1 / (1 + np.exp(-np.clip(x[:, :columns] @ w + offset, -30, 30)))
+        out |= {f"{kind}_slope": float(w[0]), f"{kind}_offset": offset}
+        if columns == 3:
+            out |= {f"{kind}_item": float(w[1] / w[0]), f"{kind}_terms": float(w[2] / w[0])}
+        out[f"{kind}_threshold"] = float(np.quantile(likely[right], 0.1))
+        print(f"{kind}: right {right.mean():.3f}, above the threshold but wrong "
+              f"{(likely[~right] >= out[f'{kind}_threshold']).mean():.3f}")  # fmt: skip
+    return out
 
 
 def looking_calibration(eyes: Eyes, flags: Flags, data: Path, cache: Path) -> dict[str, float]:

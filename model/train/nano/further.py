@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +25,6 @@ from torch import Tensor
 from rag_owl.errors import InvalidInput
 from rag_owl.model.nano import weights
 from rag_owl.model.nano.answerer import NanoAnswerer, Seen
-from rag_owl.model.nano.pointing import spans
 from rag_owl.model.nano.reader import Reader
 from rag_owl.model.nano.window import Window, collate, lay_out, tokenise
 from rag_owl.model.train.examples import Example, Pictures, read_examples, split
@@ -126,8 +126,7 @@ class _Run:
         """Per example the best span's score, whether it is right, and whether there is one."""
         scores, right, answerable = [], [], []
         for example in examples:
-            rows = self.answerer._rows(example.windows, *self.sights(example))
-            found = spans(self.reader(rows), example.windows)
+            found = self.answerer.point(example.context, *self.sights(example))
             if not found:
                 continue
             golds = {
@@ -251,14 +250,14 @@ def _calibrated(this: _Run, held: Sequence[Prepared]) -> dict[str, float]:
         scores, right, answerable = this.scores(chosen)
         if len(scores) < _LEAST_TO_CALIBRATE or len(set(right)) < 2:
             continue
-        slope, offset = logistic(scores, right)
+        (slope,), offset = logistic(np.array(scores)[:, None], right)
         if slope <= 0:
             continue
-        out |= {f"{kind}_slope": slope, f"{kind}_offset": offset}
+        out |= {f"{kind}_slope": float(slope), f"{kind}_offset": offset}
         if kind == "plain":
             kept = torch.tensor([s for s, a in zip(scores, answerable, strict=True) if a])
             low = float(kept.quantile(0.1))
-            out["threshold"] = 1 / (1 + math.exp(-(slope * low + offset)))
+            out["plain_threshold"] = 1 / (1 + math.exp(-(slope * low + offset)))
     return out
 
 

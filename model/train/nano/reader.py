@@ -37,14 +37,20 @@ from rag_owl.model.train.nano.episodes import PictureEpisodes
 from rag_owl.model.train.nano.eyes import save
 from rag_owl.model.train.nano.passages import Episode
 
+KINDS = ("read", "look", "support", "read", "look", "read", "support", "read")
+
 
 class Material:
     """Draws a batch of one kind for a step; the same step always draws the same batch.
 
     `size` is the number of rows of three passages; others are sized to cost about as much.
+    `kinds` are the steps' kinds in turn.
     """
 
-    def __init__(self, data: Path, cache: Path, part: str = "train") -> None:
+    def __init__(
+        self, data: Path, cache: Path, part: str = "train", kinds: Sequence[str] = KINDS
+    ) -> None:
+        self.kinds = kinds
         self.tokenizer = minilm.tokenizer()
         self.articles = passages.load_squad(data, part, self.tokenizer)
         self.asked = [(a, q) for a in self.articles for q in a.questions]
@@ -62,7 +68,7 @@ class Material:
         """`share`: which process of how many; all draw the same kind, each its own rows."""
         rank, world = share
         rng = random.Random(step * world + rank)
-        kind = ("read", "look", "support", "read", "look", "read", "support", "read")[step % 8]
+        kind = self.kinds[step % len(self.kinds)]
         if kind == "look" and not look:
             kind = "read"
         if kind == "look":
@@ -266,7 +272,7 @@ def train(args: argparse.Namespace) -> None:
     share = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if share[1] > 1:
         torch.distributed.init_process_group("gloo")
-    material = Material(args.data, args.out / "cache")
+    material = Material(args.data, args.out / "cache", kinds=args.kinds)
     eyes = None if args.text_only else load_eyes(args.out / "eyes.pt")
     reader = Reader()
     reader.load_minilm(minilm.weights())
@@ -333,6 +339,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="instead of --steps: rate to zero by then")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--kinds", nargs="+", choices=sorted(set(KINDS)), default=KINDS,
+                        help="of the steps, in turn")  # fmt: skip
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 2)))
     parser.add_argument("--save-every", type=float, default=120)
     parser.add_argument("--log-every", type=float, default=120)
