@@ -62,15 +62,16 @@ def serve(
     thread.start()
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
-            if not thread.is_alive():
-                raise RuntimeError("the service did not start")
-            try:
-                if httpx.get(f"{address}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx.Client(base_url=address) as http:  # making one costs more than a request
+            for _ in range(600):
+                if not thread.is_alive():
+                    raise RuntimeError("the service did not start")
+                try:
+                    if http.get("/readyz").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
         if fill:
             fill(app.state.rag_owl.owl)
         yield address

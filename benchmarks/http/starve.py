@@ -3,9 +3,10 @@
     python -m benchmarks.http.starve --seconds 60
 
 One client asks one question after the other: first nothing else runs, then the service's job worker
-reads what was uploaded, then nothing else again. Prints median, 99th percentile and the longest of
-each, and how far the ingest came meanwhile (one that stands still would starve nobody). The mark: a
-median of at most three times the quiet one, and no question refused; exits with 1 beyond it.
+reads what was uploaded, then (both for half as long) nothing else again. Prints median, 99th
+percentile and the longest of each, and how far the ingest came meanwhile (one that stands still
+would starve nobody). The mark: a median of at most three times the quiet one, and no question
+refused; exits with 1 beyond it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def progress(http: httpx.Client, jobs: list[str]) -> tuple[int, bool]:
 def measure(server: Served, seconds: float, documents: int) -> dict[str, object]:
     with httpx.Client(base_url=server.address, timeout=600) as http:
         ask(http, seconds / 4)  # the first ones load what is needed
-        before = ask(http, seconds)
+        before = ask(http, seconds / 2)
+        say("before", before)
         jobs = upload(http, documents)
         while progress(http, jobs)[0] == 0:  # it has begun in earnest
             time.sleep(0.2)
@@ -81,11 +83,13 @@ def measure(server: Served, seconds: float, documents: int) -> dict[str, object]
         during = ask(http, seconds)
         read, goes_on = progress(http, jobs)
         took = time.perf_counter() - begun
+        say(f"while {read - done} documents were read", during)
         for each in jobs:
             http.post(f"/v1/jobs/{each}/cancel")
         while progress(http, jobs)[1]:
             time.sleep(0.2)
-        after = ask(http, seconds)
+        after = ask(http, seconds / 2)
+        say("after", after)
     quiet = min(before[len(before) // 2], after[len(after) // 2])
     return {
         "questions": [len(before), len(during), len(after)],
@@ -98,9 +102,14 @@ def measure(server: Served, seconds: float, documents: int) -> dict[str, object]
     }
 
 
+def say(part: str, times: list[float]) -> None:
+    """A run that is stopped has said what it knew."""
+    print(f"{part}: {len(times)} questions, ms: {percentiles(times)}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="of each of the three parts")
+    parser.add_argument("--seconds", type=float, default=60, help="beside the ingest")
     parser.add_argument("--documents", type=int, default=2_000)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     given = parser.parse_args()
