@@ -52,8 +52,9 @@ class Worker:
                 self._command,
                 stdin=subprocess.PIPE,
                 env=self._environment,
-                # A terminal's ^C is for us, who then close its pipe.
-                start_new_session=True,
+                # A terminal's ^C is for us, who then close its pipe. No session of its own: Linux
+                # shares the processor between sessions first, and its niceness would count nothing.
+                process_group=0,
             )
             if self._stopping.is_set():
                 _close(self._process)

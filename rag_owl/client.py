@@ -191,8 +191,7 @@ class RagOwl:
 
     def warm_up(self) -> None:
         """Load the models that the first question would wait for. Raises `ModelError`."""
-        self.models.embedders_for(None)
-        self.models.answerer()
+        self.models.warm_up()
 
     def _keep_fresh(self) -> None:
         """Fetch new segments from the object store before a question needs them."""

@@ -66,6 +66,16 @@ class Models:
         self._loaded: dict[str, Any] = {}
         self._lock = threading.RLock()  # loading an answerer may load an embedder
 
+    def warm_up(self) -> None:
+        """Load what a question of the settings' models needs. Raises `ModelError`."""
+        from PIL import Image
+
+        embedders, _ = self.embedders_for(None)
+        embedders.text.embed_query("an owl")  # some load when they are used first
+        embedders.picture.embed_pictures([Image.new("RGB", (32, 32))])
+        self.answerer()
+        self.judge()
+
     def text_embedder(self, name: str | None) -> TextEmbedder:
         """By name, with or without its revision; None: the bundled one."""
         load = partial(load_text_embedder, name) if name else load_text_embedder

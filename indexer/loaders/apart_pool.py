@@ -131,7 +131,9 @@ class Decoder:
         environment |= {"TMPDIR": str(self._folder), **_ONE_THREAD}
         try:
             # A program of its own, not a fork: no lock, connection or thread of ours is in it. In
-            # its own session, so that Ctrl-C in a terminal ends us first.
+            # its own group, so that Ctrl-C in a terminal ends us first; but not in its own session:
+            # Linux shares the processor between sessions first, and a worker's niceness would
+            # count nothing for what it decodes.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, *arguments],
                 pass_fds=[theirs.fileno()],
@@ -139,7 +141,7 @@ class Decoder:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,
+                process_group=0,
             )
         except BaseException as error:
             ours.close()

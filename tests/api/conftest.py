@@ -25,7 +25,9 @@ HOSTILE = f"{SCRIPT}\n\nThe motto of the griffin is <script>document.title='owne
 WIDE = {"width": 1280, "height": 800}
 
 
-@pytest.fixture(scope="session")
+# No longer than a module: while it runs, there is an event loop in the main thread, and tests of
+# others that begin one would fail.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with open_browser() as opened:
         yield opened

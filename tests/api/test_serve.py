@@ -102,6 +102,7 @@ def test_killed_it_leaves_no_worker_and_loses_no_upload(tmp_path: Path) -> None:
         sent = httpx.post(
             f"http://127.0.0.1:{port}/v1/collections/owls/documents",
             files={"files": ("a.txt", b"An owl that stays.")},
+            timeout=PATIENCE,
         )
         assert sent.status_code == 202
         os.kill(process.pid, signal.SIGKILL)
@@ -110,13 +111,14 @@ def test_killed_it_leaves_no_worker_and_loses_no_upload(tmp_path: Path) -> None:
         assert not alive
     with serving(data) as (_, port):
         base = f"http://127.0.0.1:{port}/v1"
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            job = httpx.get(f"{base}/jobs/{sent.json()['job']['id']}").json()
-            if job["state"] == "done":
-                break
-            time.sleep(0.2)
-        (document,) = httpx.get(f"{base}/collections/owls/documents").json()["data"]
+        with httpx.Client(base_url=base, timeout=PATIENCE) as http:
+            until = time.monotonic() + PATIENCE
+            while time.monotonic() < until:
+                job = http.get(f"/jobs/{sent.json()['job']['id']}").json()
+                if job["state"] == "done":
+                    break
+                time.sleep(0.2)
+            (document,) = http.get("/collections/owls/documents").json()["data"]
         assert document["name"] == "a.txt"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from rag_owl import RagOwl
 from tests.service import PATIENCE, finished, opened, png, problem, running, upload
 
 HTML = b"<!doctype html><html><body><script>alert(1)</script><p>A tawny owl.</p></body></html>"
@@ -333,6 +335,21 @@ def test_no_upload_is_left_over(client: TestClient) -> None:
 
 
 # --- health ---------------------------------------------------------------------------------------
+
+
+def test_ready_means_that_no_question_waits_for_a_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "owl.txt").write_text("The tawny owl weighs 500 grams.")
+    with RagOwl.open(tmp_path / "data") as owl:
+        owl.ingest("owls", [tmp_path / "owl.txt"])
+    caplog.set_level(logging.INFO, "sentence_transformers")
+    with RagOwl.open(tmp_path / "data") as owl:
+        owl.warm_up()
+        assert "Loading SentenceTransformer" in caplog.text
+        caplog.clear()
+        assert not owl.ask("owls", "How much does the tawny owl weigh?").abstained
+        assert "Loading" not in caplog.text
 
 
 def test_health_readiness_and_figures(client: TestClient) -> None:
