@@ -121,10 +121,12 @@ class _Pictures:
 
 def _citation(answer: Answer, citation: Citation, item: Item | None, pictures: _Pictures) -> str:
     statement = answer.text[citation.start : citation.end]
+    measured = show.measures(citation.support)
+    checked = _VERDICTS[citation.support.verdict] + (f" ({measured})" if measured else "")
     parts = [
         f"<h3>[{citation.marker}] {_text(citation.title)}</h3>",
         f"<p>“{_text(statement)}”<br>"
-        f'<span class="small">{_VERDICTS[citation.support.verdict]}; '
+        f'<span class="small">{checked}; '
         f"{_text(citation.document_name)}, {_text(show.where(citation.location))}</span></p>",
     ]
     if item is not None and item.text:

@@ -86,6 +86,14 @@ class Support(BaseModel):
         description="The judge's probability that the item bears the statement out."
     )
     contradicted: bool
+    alike: float | None = Field(
+        description="The model's probability that the item's picture shows what the user's does, "
+        "where that is what the statement says."
+    )
+    relevance: float | None = Field(
+        description="The probability that what is cited answers the question: a source may bear "
+        "out what was not asked."
+    )
 
 
 class Citation(BaseModel):

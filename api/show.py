@@ -17,6 +17,7 @@ from rag_owl.types import (
     Location,
     PageLocation,
     Retrieved,
+    Support,
     TextLocation,
     VideoLocation,
 )
@@ -108,7 +109,7 @@ def answer(console: Console, value: Answer) -> None:
     style = "yellow" if value.abstained else "bold"
     text = "\n".join(one_line(line) for line in value.text.split("\n"))
     console.print(f"[{style}]{escape(text)}[/]", highlight=False)
-    if value.citations or value.moments:
+    if value.citations or value.moments or value.looks:
         console.print()
     for citation in value.citations:
         _citation(console, citation)
@@ -117,6 +118,10 @@ def answer(console: Console, value: Answer) -> None:
         said = one_line(value.text[moment.start : moment.end])
         place = VideoLocation(moment.start_seconds, moment.end_seconds)
         console.print(f"  [cyan]your video[/], {where(place)}: {escape(said)}", highlight=False)
+    for look in value.looks:
+        said = one_line(value.text[look.start : look.end])
+        numbers = ", ".join(map(str, look.pictures))
+        console.print(f"  [cyan]your pictures {numbers}[/]: {escape(said)}", highlight=False)
     if value.dangling_markers:
         listed = ", ".join(f"[{marker}]" for marker in value.dangling_markers)
         console.print(f"[red]points to nothing:[/] {escape(listed)}")
@@ -145,6 +150,8 @@ def _citation(console: Console, value: Citation) -> None:
     verdict: str = value.support.verdict
     if value.filled:
         verdict += " (no marker in the answer)"
+    if measured := measures(value.support):
+        verdict += f"; {measured}"
     console.print(
         f"  [cyan]{escape(f'[{value.marker}]')}[/] [bold]{escape(one_line(value.title))}[/]  "
         f"{escape(one_line(value.document_name))}, {where(value.location)}  "
@@ -153,6 +160,16 @@ def _citation(console: Console, value: Citation) -> None:
     )
     if value.quote:
         console.print(f"      “{escape(one_line(value.quote))}”", highlight=False, style="dim")
+
+
+def measures(support: Support) -> str:
+    """What else was measured that a reader should see beside the verdict; "" where nothing was."""
+    said = []
+    if support.relevance is not None:
+        said.append(f"answers the question: {support.relevance:.0%}")
+    if support.alike is not None:
+        said.append(f"shows the same: {support.alike:.0%}")
+    return ", ".join(said)
 
 
 def retrieved(console: Console, found: list[Retrieved]) -> None:

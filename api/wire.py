@@ -33,6 +33,7 @@ def answer(value: Answer) -> dict[str, Any]:
         "pictures": list(value.pictures),
         "video": value.video,
         "moments": [asdict(moment) for moment in value.moments],
+        "looks": [asdict(look) for look in value.looks],
         "notes": list(value.notes),
         "conversation_id": value.conversation_id,
         "reading": value.reading,

@@ -37,6 +37,7 @@ class _Sentence:
     start: int  # within the item's text
     end: int
     text: str
+    cosine: float = 0.0  # with the question
 
 
 class SentencesAnswerer:
@@ -60,10 +61,14 @@ class SentencesAnswerer:
         chosen: list[_Sentence] = []
         likely = 0.0
         if candidates:
-            titles = [context.sources[c.source].item.title for c in candidates]
+            items = [context.sources[c.source].item for c in candidates]
             vectors = self._embedder.embed_texts(
-                # A sentence often names its subject only in the title above it.
-                [f"{t}: {c.text}" for t, c in zip(titles, candidates, strict=True)]
+                # A sentence often names its subject only in the title above it; but a film's is
+                # its file's name, which says nothing of what is said in it.
+                [
+                    c.text if item.kind == "video" else f"{item.title}: {c.text}"
+                    for item, c in zip(items, candidates, strict=True)
+                ]
             )
             scores = vectors @ self._embedder.embed_query(context.question.text)
             best = float(scores.max())
@@ -75,7 +80,7 @@ class SentencesAnswerer:
                 if scores[at] < least or len(chosen) == _MOST:
                     break
                 if candidates[at].text not in {other.text for other in chosen}:
-                    chosen.append(candidates[at])
+                    chosen.append(replace(candidates[at], cosine=float(scores[at])))
         draft = replace(_write(chosen, self.name), answerable=likely)
         if on_text:
             on_text(draft.text)
@@ -159,7 +164,10 @@ def _write(chosen: Sequence[_Sentence], model: str) -> Draft:
         start = len(text) + bool(text)
         said = " ".join(sentence.text.split())
         attributions.append(
-            Attribution(start, start + len(said), sentence.source, sentence.start, sentence.end)
-        )
+            Attribution(
+                start, start + len(said), sentence.source, sentence.start, sentence.end,
+                relevance=answerable(sentence.cosine),
+            )
+        )  # fmt: skip
         text += f"{' ' if text else ''}{said} [{sentence.source + 1}]"
     return Draft(text, tuple(attributions), model=model)

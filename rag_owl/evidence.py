@@ -80,7 +80,7 @@ def verify(
         collection=question.collection,
         question=question.words or question.text,
         text=draft.text,
-        abstained=draft.abstained or not (citations or draft.moments),
+        abstained=draft.abstained or not (citations or draft.moments or draft.looks),
         citations=citations,
         model=draft.model,
         generation=generation,
@@ -100,6 +100,7 @@ def verify(
         replay_of=question.replay_of,
         usage=draft.usage,
         statements=said,
+        looks=() if draft.abstained else draft.looks,
     )
 
 
@@ -110,7 +111,7 @@ def _spans(
     draft: Draft, grounds: Sequence[tuple[Attribution, float | None]]
 ) -> list[tuple[int, int]]:
     """Every statement of the draft: what is attributed, and the sentences besides."""
-    given = {(a.start, a.end) for a, _ in grounds} | {(m.start, m.end) for m in draft.moments}
+    given = {(a.start, a.end) for a, _ in grounds} | _own(draft)
     rest = [
         (start, end)
         for start, end, _ in statements(draft.text, 0)
@@ -120,11 +121,15 @@ def _spans(
     return sorted({*given, *rest})
 
 
+def _own(draft: Draft) -> set[tuple[int, int]]:
+    """What rests on the user's own video or pictures."""
+    return {(own.start, own.end) for own in (*draft.moments, *draft.looks)}
+
+
 def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) -> list[Attribution]:
     """Sources for statements that have neither a marker nor an attribution of the model's."""
     found = []
-    given = {(each.start, each.end) for each in draft.attributions}
-    given |= {(each.start, each.end) for each in draft.moments}
+    given = {(each.start, each.end) for each in draft.attributions} | _own(draft)
     for start, end in spans:
         if (start, end) in given:
             continue
@@ -139,14 +144,14 @@ def _statement(
 ) -> Statement:
     """The best verdict of its citations; one that another source denies is partly supported."""
     mine = [c for c in citations if (c.start, c.end) == span]
-    seen = any((m.start, m.end) == span for m in draft.moments)
     verdicts: list[Verdict] = [c.support.verdict for c in mine]
-    verdicts += ["unchecked"] if seen else []  # what was seen in the user's own video
+    verdicts += ["unchecked"] if span in _own(draft) else []  # nobody else saw it
     verdicts = verdicts or ["unsupported"]
     verdict = max(verdicts, key=ORDER.index)
     said = without_markers(draft.text[slice(*span)])
     against = [c.marker for c in mine if c.support.contradicted]
-    if mine and verdict != "unsupported":
+    pictured = any(c.support.alike is not None for c in mine)  # it says nothing of texts
+    if mine and verdict != "unsupported" and not pictured:
         cited = [c.marker - 1 for c in mine]
         others = checker.contradicting(said, cited, bare=_is_bare(draft, said))
         against += [source + 1 for source in others]
@@ -170,6 +175,7 @@ def _cite_all(
     grounding: Grounding,
 ) -> tuple[Citation, ...]:
     asked, places = [], []
+    said_of_texts = [a.alike is None for a, _ in grounds]
     for attribution, _ in grounds:
         item = context.sources[attribution.source].item
         place = _place(attribution, item)
@@ -177,7 +183,10 @@ def _cite_all(
         quote = item.text[slice(*place)] if item.text and place else None
         asked.append(Asked(said, attribution.source, _is_bare(draft, said), quote))
         places.append(place)
-    checked = checker.check(asked)
+    read = iter(
+        checker.check([a for a, of_text in zip(asked, said_of_texts, strict=True) if of_text])
+    )
+    checked = [next(read) if of_text else Support() for of_text in said_of_texts]
     return tuple(
         _cite(attribution, context, place, each.quote, weigh(support, attribution, drop, grounding))
         for (attribution, drop), each, place, support in zip(
@@ -194,6 +203,11 @@ def weigh(
     A statement that loses nothing without the item does not rest on it: partly at most. Where
     nobody could compare texts, a model that looked at the item supports the citation in part.
     """
+    if attribution.alike is not None:
+        return replace(
+            support, verdict=_same(attribution.alike, grounding), alike=attribution.alike
+        )
+    support = replace(support, relevance=attribution.relevance)
     verdict = support.verdict
     least, most = grounding.drop_from, grounding.attention_from
     if drop is not None and least is not None:
@@ -204,6 +218,15 @@ def weigh(
     elif verdict == "unchecked" and attribution.attention is not None and most is not None:
         verdict = "partly" if attribution.attention >= most else "unchecked"
     return replace(support, verdict=verdict, attention=attribution.attention, ablation_drop=drop)
+
+
+def _same(alike: float, grounding: Grounding) -> Verdict:
+    """The verdict on "this looks like that", which only the model that saw both can check."""
+    if grounding.alike_from is None or grounding.alike_below is None:
+        return "unchecked"
+    if alike >= grounding.alike_from:
+        return "supported"
+    return "partly" if alike >= grounding.alike_below else "unsupported"
 
 
 def _place(attribution: Attribution, item: Item) -> tuple[int, int] | None:

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from rag_owl.checking import Asked, Checker, without_markers
 from rag_owl.statements import MARKER, statements
-from rag_owl.types import Answer, Citation, Moment, Statement
+from rag_owl.types import Answer, Citation, Look, Moment, Statement
 
-Placed = TypeVar("Placed", Citation, Statement, Moment)
+Placed = TypeVar("Placed", Citation, Statement, Moment, Look)
 
 NOTHING_SUPPORTED = "No statement of the answer is borne out by the retrieved items."
 _ENOUGH = ("supported", "partly")
@@ -90,6 +90,7 @@ class Gate:
             short=None,
             citations=(),
             moments=(),
+            looks=(),
             statements=(),
             dangling_markers=(),
         )
@@ -128,6 +129,7 @@ def _cut(answer: Answer, kept: Sequence[tuple[int, int]], sent: str) -> Answer:
         citations=tuple(c for one in answer.citations if (c := moved(one)) is not None),
         statements=said,
         moments=tuple(m for one in answer.moments if (m := moved(one)) is not None),
+        looks=tuple(look for one in answer.looks if (look := moved(one)) is not None),
         short=answer.short if answer.short and answer.short in sent else None,
         dangling_markers=tuple(m for m in answer.dangling_markers if m in markers),
         notes=notes,

@@ -104,6 +104,8 @@ class Grounding:
 
     attention_from: float | None = None  # share of attention from which on a source counts
     drop_from: float | None = None  # nats below which a statement does not rest on a source
+    alike_from: float | None = None  # probability from which on two pictures show the same
+    alike_below: float | None = None  # and below which they do not; between them: perhaps
 
 
 @runtime_checkable

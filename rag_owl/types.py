@@ -247,6 +247,18 @@ class Attribution:
     box: Box | None = None  # where in the item's picture
     seconds: tuple[float, float] | None = None  # from and to, of the document's video
     filled: bool = False  # the text has no marker: attention or a judge says so
+    alike: float | None = None  # probability that the item's picture shows what the user's does:
+    # then it is this that the statement says, and not what is written in the item
+    relevance: float | None = None  # probability that what is pointed to answers the question
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`text[start:end]` of the answer rests on the user's own pictures of these numbers, from 1."""
+
+    start: int
+    end: int
+    pictures: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +286,7 @@ class Draft:
     left_out: tuple[str, ...] = ()  # ids of sources that the model was not shown, or not whole
     notes: tuple[str, ...] = ()  # what the reader should know, as whole sentences
     usage: Usage | None = None  # None: the model does not count
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +315,8 @@ class Support:
     ablation_drop: float | None = None  # nats that the statement loses without the item
     entailment: float | None = None  # probability that the item bears the statement out
     contradicted: bool = False
+    alike: float | None = None  # probability that the item's picture shows what the user's does
+    relevance: float | None = None  # probability that what the item says answers the question
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,3 +374,4 @@ class Answer:
     rating: int | None = None  # -1, 0 or 1, by the user
     rating_comment: str | None = None
     statements: tuple[Statement, ...] = ()  # none of an abstention
+    looks: tuple[Look, ...] = ()  # what rests on the user's own pictures

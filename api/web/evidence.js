@@ -242,6 +242,10 @@ export class Evidence {
 /** What the checks measured, in words; nothing where nothing was measured. */
 function measured(support) {
   const said = [];
+  // Of answers that were stored before, both are missing.
+  if (support.relevance != null)
+    said.push(`answers the question: ${Math.round(support.relevance * 100)} %`);
+  if (support.alike != null) said.push(`shows the same: ${Math.round(support.alike * 100)} %`);
   if (support.entailment !== null) said.push(`entailed ${Math.round(support.entailment * 100)} %`);
   if (support.attention !== null) said.push(`attention ${Math.round(support.attention * 100)} %`);
   if (support.ablation_drop !== null)

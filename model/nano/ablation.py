@@ -106,6 +106,8 @@ def _masses(
         pair = pairs(reading.start[b, low:high].float(), reading.end[b, low:high].float())
         offset = ITEM_WEIGHT * float(reading.item[b, i]) - nothing
         everything.append(float(pair.flatten().logsumexp(0)) + offset)
+        if piece.item >= len(context.sources):  # it only stands beside
+            continue
         text = context.sources[piece.item].item.text or ""
         for first, last in _places(text, answer, piece.text.spans):
             wanted.append(float(pair[first, last]) + offset)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor
 from rag_owl.errors import InvalidQuestion, RagOwlError
 from rag_owl.media import decode_picture
 from rag_owl.model.attribution import region
-from rag_owl.model.nano import ablation, language, minilm, regions, weights
+from rag_owl.model.nano import ablation, comparing, language, minilm, regions, shown, weights
 from rag_owl.model.nano.embedder import see, weigh
 from rag_owl.model.nano.eyes import Eyes
-from rag_owl.model.nano.likeness import UNLIKE, similarities
+from rag_owl.model.nano.likeness import similarities
 from rag_owl.model.nano.pointing import Span, better, shares, spans, whole
 from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows, Sight
 from rag_owl.model.nano.signals import held
@@ -30,7 +30,10 @@ from rag_owl.model.nano.window import Window, collate, pack, spread, tokenise
 from rag_owl.ports import BlobStore, Grounding
 from rag_owl.sentences import sentence_spans
 from rag_owl.terms import query_terms
-from rag_owl.types import Attribution, Box, Context, Draft
+from rag_owl.types import Attribution, Box, Context, Draft, Look
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Floats: TypeAlias = NDArray[np.float32]
 Looks: TypeAlias = dict[int, list[Tensor]]  # per source: of each of its pieces (N + 1, L, H, P)
@@ -38,7 +41,6 @@ Looks: TypeAlias = dict[int, list[Tensor]]  # per source: of each of its pieces 
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
 _MANY_PICTURES = 512  # features kept in memory, about 50 kB each
-_SAME = re.compile(r"\b(same|identical|different|differ|alike)\b", re.I)
 # What it is: not a fact about it, as in "What is the anthem of this country?".
 _WHAT_IS_IT = re.compile(
     r"\b(?:what|which|who|whose)(?:\s+\w+){0,2}\s+(?:is|are|was|were)\s+"
@@ -59,6 +61,12 @@ _LIST_MARGIN = 2.0  # a further item of a list scores at most this much below th
 class Seen:
     features: Tensor  # (G*G, C)
     pooled: Tensor  # (D,)
+    views: Tensor | None = None  # (V, D): looked at more closely, `pooled` among them
+
+    @property
+    def looks(self) -> Tensor:
+        """(V, D), of one look (1, D)."""
+        return self.pooled[None] if self.views is None else self.views
 
 
 class NanoAnswerer:
@@ -77,6 +85,8 @@ class NanoAnswerer:
         self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
         self.grounding = Grounding()
         self._pointing: tuple[NDArray[np.float64], float] | None = None  # weights of regions.maps
+        self._alike: tuple[float, float] | None = None  # slope and offset from likeness
+        self._beside: list[Seen] = []
 
     @classmethod
     def load(
@@ -97,7 +107,11 @@ class NanoAnswerer:
         if abstain_below is not None:
             calibration |= dict.fromkeys(("plain_threshold", "pictured_threshold"), abstain_below)
         model = cls(eyes, reader, blobs, calibration)
-        model.grounding = Grounding(**evidence.get("grounding", {}).get("thresholds", {}))
+        thresholds = evidence.get("grounding", {}).get("thresholds", {})
+        if (alike := evidence.get("likeness")) is not None:
+            model._alike = alike["slope"], alike["offset"]
+            thresholds = {**thresholds, **alike["thresholds"]}
+        model.grounding = Grounding(**thresholds)
         pointing = evidence.get("pointing")
         wanted = regions.names(reader.config.hyper_layers, reader.config.heads)
         if pointing is not None and list(pointing["weights"]) == wanted:
@@ -117,15 +131,18 @@ class NanoAnswerer:
         if not language.reads(context.question.text):
             return _lexical(context, self.name)
         user, items = self.look_at(context)
-        if len(user) == 2 and _SAME.search(context.question.text):
-            return self._compare(context, user, items)
+        compared = self._compare(context, user, items)
+        if compared is not None:
+            return compared
         looks: Looks = {}
         found = self.point(context, user, items, looks)
         likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
         least = self._calibration["pictured_threshold" if user else "plain_threshold"]
         if found and likely >= least:
             boxes = self._boxes(user, items, looks)
-            return self._write(context, found, likely, boxes)
+            draft = self._write(context, found, likely, boxes)
+            read = {span.item for span in found}
+            return replace(draft, left_out=self._not_read(context, read) if user else ())
         if user and _WHAT_IS_IT.search(context.question.text):
             shown = self._recognise(context, user, items)
             if shown is not None:
@@ -169,12 +186,14 @@ class NanoAnswerer:
         """
         watch = looks is not None and bool(user)
         found: dict[int, Span] = {}
-        for window in self._windows_of(context):  # one by one: a short one is not padded
+        windows = self._windows_of(context, user, items)
+        for window in windows:  # one by one: a short one is not padded
             reading = self._read([window], user, items, watch)
             if looks is not None and watch:
                 self._keep_looks(window, len(user), looks)
             for span in spans(reading, [window]):
-                found[span.item] = better(span, found.get(span.item))
+                if span.item < len(context.sources):  # not what only stands beside
+                    found[span.item] = better(span, found.get(span.item))
         kind = "pictured" if user else "plain"
         item_weight, terms_weight = (self._calibration[f"{kind}_{k}"] for k in ("item", "terms"))
         for index, span in found.items():
@@ -215,7 +234,7 @@ class NanoAnswerer:
         """
         with self._lock:
             user, items = self.look_at(context)
-            windows = self._windows_of(context)
+            windows = self._windows_of(context, user, items)
             if not windows or not user:
                 return [], None
             attention = self._attention(windows, user, items, source)
@@ -263,14 +282,16 @@ class NanoAnswerer:
             user, items = self.look_at(context)
             own = items[source]
             assert own is not None
-            attention = self._attention(self._windows_of(context), user, items, source)
+            windows = self._windows_of(context, user, items)
+            attention = self._attention(windows, user, items, source)
             return self._maps(attention[-1], user, own)
 
     def attention(self, context: Context, source: int) -> Floats:
         """(G, G): what a source's tokens paid to its own picture, all heads alike."""
         with self._lock:
             user, items = self.look_at(context)
-            own = self._attention(self._windows_of(context), user, items, source)[-1]
+            windows = self._windows_of(context, user, items)
+            own = self._attention(windows, user, items, source)[-1]
             side = self._eyes.config.grid
             alike: Floats = own.mean((0, 1)).view(side, side).numpy()
             return alike
@@ -295,11 +316,39 @@ class NanoAnswerer:
             return plain
         return regions.read_off(self._maps(attention, user, own), *self._pointing)
 
-    def _windows_of(self, context: Context) -> list[Window]:
-        items = [s.item for s in context.sources]
-        heads = [" ".join(f"{part}." for part in (i.title, i.heading) if part) for i in items]
-        texts = [i.text or "" for i in items]
-        return self._windows(context.question.text, list(zip(heads, texts, strict=True)))
+    def _windows_of(
+        self, context: Context, user: Sequence[Seen] = (), items: Sequence[Seen | None] = ()
+    ) -> list[Window]:
+        """All sources; where the user shows a picture, those of `shown.shortlist`, and pictures
+        that stand beside as sources after the last one."""
+        read = [s.item for s in context.sources]
+        heads = [" ".join(f"{part}." for part in (i.title, i.heading) if part) for i in read]
+        laid = [(at, heads[at], i.text or "") for at, i in enumerate(read)]
+        if user:
+            nearest = self._nearest(user, items)
+            laid = [laid[at] for at in shown.shortlist(nearest)]
+            pictured = [at for at, (i, _, _) in enumerate(laid) if nearest[i] is not None]
+            if pictured:  # what stands beside stands next to the last of them
+                missing = range(max(0, shown.LEAST_PICTURED - len(pictured)))
+                beside = [(len(read) + n, "", shown.STAND_IN) for n in missing]
+                laid[pictured[-1] + 1 : pictured[-1] + 1] = beside
+        windows = self._windows(context.question.text, [(head, text) for _, head, text in laid])
+        for window in windows:
+            window.pieces = [replace(p, item=laid[p.item][0]) for p in window.pieces]
+        return windows
+
+    def _nearest(self, user: Sequence[Seen], items: Sequence[Seen | None]) -> list[float | None]:
+        """Per source how alike its picture is to that of the user's which it is most like."""
+        return [
+            max(self.likeness(seen, item) for seen in user) if item is not None else None
+            for item in items
+        ]
+
+    @staticmethod
+    def _not_read(context: Context, read: set[int]) -> tuple[str, ...]:
+        """Ids of sources with text that were left out beside more alike ones."""
+        every = enumerate(context.sources)
+        return tuple(s.item.id for i, s in every if i not in read and s.item.text)
 
     def _windows(self, question: str, items: Sequence[tuple[str, str]]) -> list[Window]:
         flat = tokenise(self._tokenizer, [question, *[t for item in items for t in item]])
@@ -310,7 +359,7 @@ class NanoAnswerer:
         """Implements `rag_owl.ports.Ablator`; see `ablation`."""
         with self._lock:
             user, items = self.look_at(context)
-            windows = self._windows_of(context)
+            windows = self._windows_of(context, user, items)
             if not windows:
                 return [None] * len(draft.attributions)
             read = lambda shown: self._rows(shown, user, items)  # noqa: E731
@@ -321,7 +370,35 @@ class NanoAnswerer:
     def look_at(self, context: Context) -> tuple[list[Seen], list[Seen | None]]:
         """The user's pictures and, per source, its picture. Raises `InvalidQuestion`."""
         items = [self._item_picture(s.item.picture) for s in context.sources]
-        return [self.look(key) for key in context.question.pictures], items
+        return [self._look_closely(key, items) for key in context.question.pictures], items
+
+    def _look_closely(self, key: str, items: Sequence[Seen | None]) -> Seen:
+        """The user's picture; where one look does not say which item shows the same, from several
+        sides. Raises `InvalidQuestion`."""
+        seen = self.look(key)
+        alike = sorted((self.likeness(seen, i) for i in items if i is not None), reverse=True)
+        clear = len(alike) < 2 or alike[0] - alike[1] >= shown.AHEAD
+        if seen.views is not None or not alike:
+            return seen
+        if clear and (self.probably_same(alike[0]) or 0.0) >= shown.SURE:
+            return seen
+        _, pooled = see(self._eyes, shown.views(self._picture(key))[1:])
+        closer = replace(seen, views=torch.cat([seen.pooled[None], pooled]))
+        self._seen[key] = closer
+        return closer
+
+    def probably_same(self, likeness: float) -> float | None:
+        """The calibrated probability that two pictures this alike show the same."""
+        if self._alike is None:
+            return None
+        slope, offset = self._alike
+        return 1 / (1 + math.exp(-max(min(slope * likeness + offset, 30.0), -30.0)))
+
+    def _stand_ins(self, count: int) -> list[Seen]:
+        if not self._beside:
+            features, pooled = see(self._eyes, shown.stand_ins(shown.LEAST_PICTURED - 1))
+            self._beside = [Seen(f, p) for f, p in zip(features, pooled, strict=True)]
+        return self._beside[:count]
 
     def _item_picture(self, key: str | None) -> Seen | None:
         try:
@@ -334,15 +411,17 @@ class NanoAnswerer:
         if key in self._seen:
             self._seen.move_to_end(key)
             return self._seen[key]
-        try:
-            picture = decode_picture(self._blobs.get(key), max_side=512)
-        except RagOwlError as error:
-            raise InvalidQuestion(f"a picture of the question cannot be read: {error}") from error
-        features, pooled = see(self._eyes, [picture])
+        features, pooled = see(self._eyes, [self._picture(key)])
         seen = self._seen[key] = Seen(features[0], pooled[0])
         if len(self._seen) > _MANY_PICTURES:
             self._seen.popitem(last=False)
         return seen
+
+    def _picture(self, key: str) -> Image:
+        try:
+            return decode_picture(self._blobs.get(key), max_side=512)
+        except RagOwlError as error:
+            raise InvalidQuestion(f"a picture of the question cannot be read: {error}") from error
 
     def _show(
         self,
@@ -352,12 +431,11 @@ class NanoAnswerer:
         items: Sequence[Seen | None],
     ) -> None:
         """Put the pictures into the rows: the user's after the question, an item's before it."""
+        beside = max((p.item + 1 for w in windows for p in w.pieces), default=0) - len(items)
+        items = [*items, *self._stand_ins(beside)]
         vectors = [i.pooled.numpy() if i else None for i in items]
-        asked = np.stack([u.pooled.numpy() for u in user]) if user else np.zeros((0, 1), np.float32)
-        likeness = similarities(asked, vectors)
-        rows.similarities = spread(
-            windows, [[likeness[p.item] if user else UNLIKE for p in w.pieces] for w in windows]
-        )
+        likeness = similarities(torch.cat([u.looks for u in user]).numpy(), vectors)
+        rows.similarities = spread(windows, [[likeness[p.item] for p in w.pieces] for w in windows])
         B, T = rows.ids.shape
         N = len(user) + max(len(w.pieces) for w in windows)
         some = next(s for s in [*user, *items] if s is not None)
@@ -383,10 +461,11 @@ class NanoAnswerer:
         rows.sight = sight
 
     def likeness(self, one: Seen, other: Seen) -> float:
-        """Cosine of two pictures, weighed as the picture embedder weighs them."""
-        both = torch.stack([one.pooled, other.pooled])
-        a, b = weigh(both, self._calibration["instance_share"], self._eyes)
-        return float(a @ b)
+        """Cosine of two pictures, weighed as the picture embedder weighs them; where one was looked
+        at from several sides, of the nearest."""
+        share = self._calibration["instance_share"]
+        a, b = (weigh(seen.looks, share, self._eyes) for seen in (one, other))
+        return float((a @ b.T).max())
 
     def _best_match(self, seen: Seen, items: Sequence[Seen | None]) -> tuple[int, float] | None:
         scored = [(self.likeness(seen, s), i) for i, s in enumerate(items) if s is not None]
@@ -442,8 +521,11 @@ class NanoAnswerer:
                 at = len(text) + bool(text)
                 text += f"{chr(10) if text else ''}{said} [{span.item + 1}]"
                 attributions.append(
-                    Attribution(at, at + len(said), span.item, start, end, drawn[span.item], box)
-                )
+                    Attribution(
+                        at, at + len(said), span.item, start, end, drawn[span.item], box,
+                        relevance=self.answerable(span.score, pictured),
+                    )
+                )  # fmt: skip
         return Draft(text, tuple(attributions), short, likely, model=self.name)
 
     def _recognise(
@@ -456,27 +538,57 @@ class NanoAnswerer:
         index, score = match
         title = context.sources[index].item.title
         text = f"{title} [{index + 1}]: its picture matches (similarity {score:.2f})."
-        place = Attribution(0, len(title), index)
+        place = Attribution(0, len(title), index, alike=self.probably_same(score))
         return Draft(text, (place,), title, score, model=self.name)
 
     def _compare(
         self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
-    ) -> Draft:
-        score = self.likeness(*user)
-        same = score >= self._calibration["same"]
-        asks_difference = re.search(r"\bdiffer", context.question.text, re.I) is not None
-        short = "Yes" if same != asks_difference else "No"
-        verb = "show the same" if same else "do not show the same"
-        text = f"{short}: the two pictures {verb} (similarity {score:.2f})."
-        attributions = []
-        for name, seen in zip(("first", "second"), user, strict=True):
-            match = self._best_match(seen, items)
+    ) -> Draft | None:
+        """What is asked about the user's pictures together; None where it is something else."""
+        asked = comparing.read(context.question.text, len(user))
+        if asked is None:
+            return None
+        if asked.kind == "count" and asked.reference is None:
+            return self._count(context, user, items)
+        plain = [replace(seen, views=None) for seen in user]  # as the threshold was set
+        alike = np.array([[self.likeness(a, b) for b in plain] for a in plain])
+        said = comparing.answer(asked, alike, self._calibration["same"])
+        if said is None:
+            return None
+        text, attributions = said.text, []
+        for at in said.pictures:
+            match = self._best_match(user[at], items)
             if match and match[1] >= self._calibration["same"]:
-                at = len(text) + 1
-                said = f"The {name} looks like {context.sources[match[0]].item.title}"
-                text += f" {said} [{match[0] + 1}]."
-                attributions.append(Attribution(at, at + len(said), match[0]))
-        return Draft(text, tuple(attributions), short, model=self.name)
+                begin, title = len(text) + 1, context.sources[match[0]].item.title
+                like = f"The {comparing.name(at)} looks like {title}"
+                text += f" {like} [{match[0] + 1}]."
+                likely = self.probably_same(match[1])
+                attributions.append(Attribution(begin, begin + len(like), match[0], alike=likely))
+        look = Look(0, len(said.text), tuple(at + 1 for at in said.pictures))
+        return Draft(text, tuple(attributions), said.short, model=self.name, looks=(look,))
+
+    def _count(
+        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> Draft | None:
+        """How many of the user's pictures show what an item that the question names shows."""
+        titles = [s.item.title for s in context.sources]
+        named = comparing.named(context.question.text, titles)
+        named = [i for i in named if items[i] is not None]
+        if not named:
+            return None
+        best = [max((self.likeness(u, items[i]), i) for i in named) for u in user]  # type: ignore[arg-type]
+        same = self._calibration["same"]
+        said = comparing.count_of(titles[named[0]], [score >= same for score, _ in best])
+        # The item that most of them are like, and how sure the least sure of those counted is.
+        counted = [(score, i) for score, i in best if score >= same]
+        source = max((i for _, i in counted), key=[i for _, i in counted].count, default=named[0])
+        text = said.text.removesuffix(".")
+        sure = self.probably_same(min(counted)[0]) if counted else None
+        place = Attribution(0, len(text), source, alike=sure)
+        look = Look(0, len(text), tuple(at + 1 for at in said.pictures))
+        return Draft(
+            f"{text} [{source + 1}].", (place,), said.short, model=self.name, looks=(look,)
+        )
 
 
 def _sentence(text: str, start: int, end: int) -> tuple[int, int]:

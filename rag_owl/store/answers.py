@@ -18,6 +18,7 @@ from rag_owl.types import (
     Answer,
     Citation,
     Context,
+    Look,
     Moment,
     Question,
     Retrieved,
@@ -46,6 +47,7 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
                 "k": question.k,
                 # Of the answer: this column is the one that can hold what came later.
                 "moments": [asdict(moment) for moment in answer.moments],
+                "looks": [asdict(look) for look in answer.looks],
                 "notes": list(answer.notes),
                 "reading": answer.reading,
                 "exclude_items": list(question.exclude_items),
@@ -297,6 +299,10 @@ def _answer(row: AnswerRow, collection: str, citations: Sequence[Citation]) -> A
         rating=row.rating,
         rating_comment=row.rating_comment,
         statements=tuple(_statement(each) for each in request.get("statements", ())),
+        looks=tuple(
+            Look(each["start"], each["end"], tuple(each["pictures"]))
+            for each in request.get("looks", ())
+        ),
     )
 
 
