@@ -74,6 +74,15 @@ def _encoder() -> Any:
     return encoder.eval().requires_grad_(False)
 
 
+@cache
+def _coder() -> Any:
+    """Nobody changes it: to read it anew would cost every question more than its words do."""
+    coder = tokenizer()
+    coder.enable_truncation(256)
+    coder.enable_padding()
+    return coder
+
+
 def sentence_vectors(sentences: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
     """(n,) -> (n, 384) of unit length: mean of the last layer, as the model was published.
 
@@ -82,9 +91,7 @@ def sentence_vectors(sentences: Sequence[str], batch_size: int = 64) -> NDArray[
     import torch
     import torch.nn.functional as F
 
-    encoder, coder = _encoder(), tokenizer()
-    coder.enable_truncation(256)
-    coder.enable_padding()
+    encoder, coder = _encoder(), _coder()
     out = []
     with torch.inference_mode():
         for i in range(0, len(sentences), batch_size):
