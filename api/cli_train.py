@@ -91,11 +91,17 @@ def run(
     minutes: Annotated[float | None, typer.Option(help="nano: end by then.")] = None,
     held_back: Annotated[float, typer.Option(min=0, max=0.9, help="For evaluation.")] = 0.1,
     evaluate_every: Annotated[int, typer.Option(min=0, help="Steps; 0: at the end.")] = 0,
+    ask: Annotated[
+        int, typer.Option(min=0, help="Held-back examples that are asked then; 0: the loss alone.")
+    ] = 32,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …")] = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, more time.")
+    ] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Part the weights over all processes (FSDP).")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,7 +116,7 @@ def run(
             "--batch": batch != 4, "--accumulate": accumulate != 1,
             "--evaluate-every": evaluate_every, "--save-every": save_every != 50,
             "--dtype": dtype, "--device": device not in (None, "cpu"),
-            "--checkpointing": checkpointing,
+            "--checkpointing": checkpointing, "--shard": shard, "--ask": ask != 32,
         }  # fmt: skip
         if given := [name for name, said in others.items() if said]:
             raise InvalidInput(f"recipe nano has no {', '.join(given)}: leave it out")
@@ -136,7 +142,7 @@ def run(
         plan = Plan(
             epochs=epochs or 1.0, steps=steps, batch=batch, accumulate=accumulate, rate=rate,
             held_back=held_back, evaluate_every=evaluate_every, save_every=save_every,
-            dtype=dtype, device=device, checkpointing=checkpointing,
+            dtype=dtype, device=device, checkpointing=checkpointing, asked=ask, shard=shard,
         )  # fmt: skip
         result = run_stage(chosen, stage, model, examples, out, plan)
     if os.environ.get("RANK", "0") != "0":

@@ -106,7 +106,8 @@ def _example(
         answer = f"{short} " + "".join(f"[{i + 1}]" for i in gold[:1])
     keys = tuple(_keep(owl, key, out) for key in pictures)
     kind = "answered" if gold else ("made unanswerable" if asked.answers else "unanswerable")
-    return Example(asked.id, asked.question, items, answer, keys, short, gold), kind
+    answers = asked.answers if gold else ()
+    return Example(asked.id, asked.question, items, answer, keys, short, gold, answers), kind
 
 
 def _is_gold(hit: Retrieved, asked: Asked) -> bool:

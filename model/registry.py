@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,14 +80,14 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
         from rag_owl.model.nano import NanoAnswerer
 
         further = NanoAnswerer.load(around.blobs, Path(name), around.abstain_below)
-        further.name = Path(name).name
+        further.name = called(name)
         return further
     from rag_owl.model import adapter
 
     if (base := adapter.base_of(name)) is not None:
         adapted: Any = load_answerer(base, around)
         adapter.merge(adapted.model, name)
-        adapted.name = Path(name).name
+        adapted.name = called(name)
         return adapted  # type: ignore[no-any-return]
     from rag_owl.model.check import family_of
     from rag_owl.model.checkpoint import find_folder
@@ -109,12 +110,26 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
         "limits": local.limits,
     }
     family = family_of(find_folder(name))
+    loaded: Any
     if family != "owl3":
         pixels = Pixels(local.source_pixels, local.question_pixels)
-        return SplicedAnswerer.load(name, family, around.blobs, features, pixels=pixels, **how)
-    return Owl3Answerer.load(
-        name, around.blobs, features, cache_bytes=local.cache_bytes, rows=local.rows, **how
-    )
+        loaded = SplicedAnswerer.load(name, family, around.blobs, features, pixels=pixels, **how)
+    else:
+        loaded = Owl3Answerer.load(
+            name, around.blobs, features, cache_bytes=local.cache_bytes, rows=local.rows, **how
+        )
+    loaded.name = called(name)
+    return loaded  # type: ignore[no-any-return]
+
+
+def called(name: str) -> str:
+    """What answers say that they are by: of a trained model its card's name, which no other has."""
+    try:
+        card = json.loads((Path(name) / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = None
+    own = card.get("name") if isinstance(card, dict) else None
+    return own if isinstance(own, str) and 0 < len(own) <= 200 else Path(name).name
 
 
 def load_picture_embedder(name: str) -> PictureEmbedder | None:

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--learnt", type=int, default=700)
     parser.add_argument("--asked", type=int, default=300)
     args = parser.parse_args()
-    print(machine.line(), flush=True)
+    print(machine.describe(), flush=True)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -36,7 +36,7 @@ _LANGUAGE = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
 }
-_TOKENIZE = ("softmax", "st_argmax")
+_TOKENIZE = ("softmax", "gumbel_argmax", "st_argmax")
 _UNUSED = (
     "visual_tokenizer.backbone.vision_model.post_layernorm.",
     "visual_tokenizer.backbone.vision_model.head.",
@@ -76,6 +76,7 @@ class Ovis(Spliced):
             )
         if backbone.pop("model_type", "siglip_vision_model") != "siglip_vision_model":
             raise InvalidCheckpoint("an Ovis checkpoint whose vision tower is not SigLIP.")
+        self.temperature = float(visual.get("tau", 1.0))  # of drawn visual tokens, in training
         self.tokenize = str(visual.get("tokenize_function", "softmax"))
         if self.tokenize not in _TOKENIZE:
             raise InvalidCheckpoint(
@@ -151,6 +152,10 @@ class Ovis(Spliced):
         logits = self.head(merged)  # (N, vectors, V - 5)
         if self.tokenize == "softmax":
             tokens = logits.softmax(dim=-1)
+        elif self.tokenize == "gumbel_argmax" and self.training and torch.is_grad_enabled():
+            # Drawn while it learns; the published code draws when it answers too, which no answer
+            # could be replayed with: then it is the likeliest, as of the next kind.
+            tokens = F.gumbel_softmax(logits, tau=self.temperature, hard=True)
         else:  # straight through: one-hot forward, the logits' gradient backward
             hard = F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
             tokens = hard - logits.detach() + logits

@@ -1,21 +1,24 @@
 """Examples: what a model is shown and what it should say, as a folder with `examples.jsonl`.
 
 A line: `{"question", "images", "items": [{"id", "title", "heading", "text", "picture"}], "answer",
-"short", "gold"}`; pictures are files of the folder `pictures`, named by their sha256; `gold` are
-the indices of the items that hold the answer, none where the collection cannot answer.
+"short", "gold", "answers", "history"}`; pictures are files of the folder `pictures`, named by their
+sha256; `gold` are the indices of the items that hold the answer, none where the collection cannot
+answer; `answers` are all that count as right when a model is evaluated; `history` are earlier
+questions of the conversation, each with its answer.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rag_owl.errors import InvalidInput
-from rag_owl.types import Context, Item, Question, Retrieved, TextLocation
+from rag_owl.types import Context, Item, Question, Retrieved, TextLocation, Turn
 
 FILE, PICTURES = "examples.jsonl", "pictures"
 
@@ -40,10 +43,14 @@ class Example:
     images: tuple[str, ...] = ()  # sha256
     short: str | None = None
     gold: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
 
     def context(self) -> Context:
         """As an answerer gets it."""
-        question = Question("training", self.question, self.images, k=max(1, len(self.items)))
+        turns = tuple(Turn(asked, asked, said) for asked, said in self.history)
+        most = max(1, len(self.items))
+        question = Question("training", self.question, self.images, k=most, history=turns)
         return Context(question, tuple(_retrieved(item, i) for i, item in enumerate(self.items)))
 
     def line(self) -> str:
@@ -97,14 +104,19 @@ def _example(raw: dict[str, Any]) -> Example:
     gold = tuple(int(g) for g in raw.get("gold", ()))
     if any(not 0 <= g < len(items) for g in gold):
         raise ValueError(f"gold {gold} of {len(items)} items")
+    short = raw.get("short")
+    if short is not None and not isinstance(short, str):
+        raise ValueError(f"short {short!r} is no text")
     return Example(
         id=str(raw.get("id", "")),
         question=str(raw["question"]),
         items=items,
         answer=str(raw["answer"]),
         images=tuple(raw.get("images", ())),
-        short=raw.get("short"),
+        short=short,
         gold=gold,
+        answers=tuple(map(str, raw.get("answers") or ([short] if short else []))),
+        history=tuple((str(asked), str(said)) for asked, said in raw.get("history", ())),
     )
 
 
@@ -127,10 +139,16 @@ class Pictures:
 
 def split(examples: Sequence[Example], held_back: float) -> tuple[list[Example], list[Example]]:
     """By a digest of the id: the same example always falls on the same side."""
-    import zlib
-
     out: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
-        name = example.id or example.question
-        out[zlib.crc32(name.encode()) % 1000 < 1000 * held_back].append(example)
+        out[_digest(example) % 1000 < 1000 * held_back].append(example)
     return out
+
+
+def drawn(examples: Sequence[Example], most: int) -> list[Example]:
+    """At most so many, the same ones every time."""
+    return sorted(examples, key=lambda e: (_digest(e) // 1000, e.id))[:most]
+
+
+def _digest(example: Example) -> int:
+    return zlib.crc32((example.id or example.question).encode("utf-8", "surrogatepass"))

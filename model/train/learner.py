@@ -8,22 +8,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rag_owl.errors import InvalidInput
 from rag_owl.media import decode_picture
 from rag_owl.model.check import family_of
 from rag_owl.model.checkpoint import find_folder
 from rag_owl.model.evidence_prompt import Sights, lay_out
+from rag_owl.model.local_answerer import LocalAnswerer
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, new_ids
+from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.prompting import Turn
+from rag_owl.model.train.conversation import conversation
 from rag_owl.model.train.examples import Example, Pictures
 
+_ANSWER = 64  # tokens of an answer that is measured while training
+_NOW = "in training"
 ROOM = 2**50  # bytes: a run's own features are not bounded by a service's budget
 
 
@@ -63,14 +72,28 @@ def load_local(name: str | Path, dtype: str | None = None, device: str | None = 
     return Local(family, model, processor, tokenizer, ends)
 
 
+def answerer_of(local: Local, pictures: Pictures) -> LocalAnswerer:
+    """The same model as it answers, with weights as they are while it learns."""
+    sampling = Sampling(max_new_tokens=_ANSWER, stop_ids=None)
+    blobs: Any = pictures
+    if local.family == "owl3":
+        from rag_owl.model.owl3.answerer import Owl3Answerer
+
+        local.model.picture_cache.clear()
+        return Owl3Answerer(local.model, local.tokenizer, blobs, name=_NOW, sampling=sampling)
+    from rag_owl.model.spliced.answerer import SplicedAnswerer
+
+    return SplicedAnswerer(local.model, local.processor, blobs, name=_NOW, sampling=sampling)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """An example as ids: the prompt as the model answers it, then the answer and its end."""
 
     ids: list[int]
+    learnt: list[bool]  # which of them
     starts: list[int]  # of each picture's placeholder
     pictures: list[str]  # sha256
-    answer: int  # how many of the ids are to be learnt: the last ones
 
 
 def row_of(local: Local, example: Example, longest: int) -> Row:
@@ -85,9 +108,16 @@ def row_of(local: Local, example: Example, longest: int) -> Row:
         laid = lay_out(context, sights, shown)
         prompt = laid.prompt(local.processor)
         if prompt.positions + len(answer) <= longest:
-            ids = [*prompt.input_ids, *answer]
             pictures = [view.blob for view in laid.views]
-            return Row(ids, prompt.image_starts, pictures, len(answer))
+            ids, starts = [*prompt.input_ids, *answer], prompt.image_starts
+            learnt = [False] * len(prompt.input_ids) + [True] * len(answer)
+            if laid.turns and local.family == "owl1":
+                turns = [*laid.turns, Turn("user", tuple(laid.parts))]
+                said = conversation(local.processor, turns, example.answer, local.ends)
+                ids, learnt, starts = said
+                if len(ids) > longest:
+                    continue
+            return Row(ids, learnt, starts, pictures)
     raise InvalidInput(f"example {example.id!r} does not fit in {longest} positions")
 
 
@@ -122,17 +152,22 @@ class Learner(nn.Module):
             logits, lengths = out.logits.float(), there.sum(1).tolist()
         said, wanted = [], []
         for i, row in enumerate(rows):
-            end = lengths[i]
-            said.append(logits[i, end - row.answer - 1 : end - 1])
-            wanted.append(torch.tensor(row.ids[-row.answer :], device=logits.device))
+            # Where a placeholder takes more positions than ids, what is learnt stands behind it.
+            more = int(lengths[i]) - len(row.ids)
+            at = [index for index, learnt in enumerate(row.learnt) if learnt]
+            said.append(logits[i, torch.tensor(at, device=logits.device) + more - 1])
+            wanted.append(torch.tensor([row.ids[index] for index in at], device=logits.device))
         return {"loss": F.cross_entropy(torch.cat(said), torch.cat(wanted))}
 
-    def gradient_checkpointing_enable(self, **_: Any) -> None:
-        """As the trainer asks for it. Raises `InvalidInput` where the family cannot."""
-        language: Any = getattr(self.model, "language_model", None)
-        if self.local.family == "owl3" or not hasattr(language, "gradient_checkpointing_enable"):
-            raise InvalidInput(f"gradient checkpointing is not there for {self.local.family}")
-        language.gradient_checkpointing_enable()
+    def activation_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """As the trainer asks for it: what a layer computes is computed again on the way back."""
+        again = partial(checkpoint, use_reentrant=False)
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing = True
+                module._gradient_checkpointing_func = again
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
 
     # --- pictures ---------------------------------------------------------------------------
 

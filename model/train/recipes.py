@@ -37,6 +37,7 @@ class Stage:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 1.0
+    temperature: tuple[float, float] | None = None  # of drawn visual tokens, first and last step
 
     def chosen(self, names: Iterable[str]) -> set[str]:
         """Of a model's parameters those that learn. Raises `InvalidInput`: a pattern fits none."""
@@ -77,6 +78,7 @@ def _last_layer(pattern: str, names: list[str]) -> str:
 
 _OWL3_NEW = ("vision2text_model.*", "*.v_kv_proj.*", "*.self_attn.*gate*")
 _OVIS_EYES = ("head.*", "vte.*")
+_FALLING = (5.0, 0.05)  # Ovis' train.py; only where visual tokens are drawn (gumbel_argmax)
 _WORDS = r".*language_model.*\.(q_proj|v_proj)"
 
 RECIPES: Mapping[str, Recipe] = {
@@ -109,9 +111,21 @@ RECIPES: Mapping[str, Recipe] = {
             "ovis",
             ("ovis16",),
             (  # released scripts of Ovis 1.5, SigLIP
-                Stage("head", 1e-4, ("vision_model.encoder.layers.-1.*", *_OVIS_EYES), warmup=0.1),
-                Stage("eyes", 5e-5, ("vision_model.*", *_OVIS_EYES), warmup=0.1),
-                Stage("all", 1e-5, ("*",), warmup=0.05),
+                Stage(
+                    "head",
+                    1e-4,
+                    ("vision_model.encoder.layers.-1.*", *_OVIS_EYES),
+                    warmup=0.1,
+                    temperature=_FALLING,
+                ),
+                Stage(
+                    "eyes",
+                    5e-5,
+                    ("vision_model.*", *_OVIS_EYES),
+                    warmup=0.1,
+                    temperature=_FALLING,
+                ),
+                Stage("all", 1e-5, ("*",), warmup=0.05, temperature=_FALLING),
             ),
             "visual head, table and last vision layer; the whole vision tower too; everything",
         ),

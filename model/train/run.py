@@ -6,24 +6,47 @@ end `model/` or, of LoRA, `adapter/`, which `--model` accepts; `card.json` says 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rag_owl.errors import InvalidInput
+from rag_owl.model import placement
+from rag_owl.model.registry import called
 from rag_owl.model.train import adapters
-from rag_owl.model.train.examples import Pictures, read_examples, split
-from rag_owl.model.train.learner import Learner, Local, Row, collate, load_local, row_of
+from rag_owl.model.train.examples import Example, Pictures, drawn, read_examples, split
+from rag_owl.model.train.figures import KEPT, figures
+from rag_owl.model.train.learner import (
+    Learner,
+    Local,
+    Row,
+    answerer_of,
+    collate,
+    load_local,
+    row_of,
+)
+from rag_owl.model.train.origin import begin, check, digest_of, name_of
 from rag_owl.model.train.recipes import Recipe, Stage
+from rag_owl.model.train.sharding import (
+    optimizer_state,
+    put,
+    put_optimizer_state,
+    read_state,
+    shard,
+    whole,
+)
 
 LEARNT = "learnt.safetensors"
 
@@ -47,6 +70,14 @@ class Plan:
     rate: float | None = None  # instead of the recipe's
     checkpointing: bool = False  # of activations
     keep_features: bool = True  # what frozen eyes see is stored
+    asked: int = 32  # held-back examples that are asked where it is evaluated; 0: only the loss
+    shard: bool = False  # the weights over all processes
+
+    @property
+    def fate(self) -> dict[str, Any]:
+        """What the result depends on."""
+        free = ("save_every", "log_every", "evaluate_every", "device", "checkpointing", "asked")
+        return {k: v for k, v in asdict(self).items() if k not in (*free, "keep_features", "shard")}
 
 
 class Rows(Dataset[Row]):
@@ -69,10 +100,15 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
     stage = recipe.stage(number)
     folder = out / f"{number}-{stage.name}"
     result = folder / ("adapter" if stage.low_rank else "model")
+    about = {"examples": digest_of(data), "base": _base(model), "recipe": recipe.name, **plan.fate}
+    check(folder, about)
     if (result / "card.json").is_file():
         return result
+    device = placement.device_of(plan.device or "auto")
+    arguments = _arguments(stage, plan, folder, device)
+    device = arguments.device  # of several processes each has its own
     # Frozen weights may be narrow; what learns in bf16 alone would lose small steps.
-    local = load_local(model, plan.dtype or "float32", plan.device)
+    local = load_local(model, plan.dtype or "float32", "cpu" if plan.shard else str(device))
     if local.family not in recipe.families:
         raise InvalidInput(
             f"{model} is of the family {local.family}; recipe {recipe.name} is for "
@@ -83,29 +119,49 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
     rows = [row_of(local, example, longest) for example in examples]
     if not rows:
         raise InvalidInput(f"{data}: all examples are held back; give more, or a smaller share")
+    begin(folder, about)
     set_seed(plan.seed)  # LoRA's own beginning is random
     kept = data / "features" if plan.keep_features else None
     learner = Learner(local, Pictures(data), kept)
     choose(local.model, stage)
-    folder.mkdir(parents=True, exist_ok=True)
+    if plan.shard:
+        if len({bool(row.pictures) for row in rows}) > 1:
+            raise InvalidInput(
+                f"{data}: of examples with and without pictures none can be learnt with --shard, "
+                "for all processes must run the same weights"
+            )
+        shard(learner, local.model.language_model, device)
     trainer = _Trainer(
         model=learner,
-        args=_arguments(stage, plan, folder),
+        args=arguments,
         train_dataset=Rows(rows),
         eval_dataset=Rows([row_of(local, e, longest) for e in held_back]) if held_back else None,
         data_collator=collate,
-        callbacks=[_Log(folder / "log.jsonl")],
+        callbacks=[_Log(folder / "log.jsonl"), _Temperature(stage)],
     )
+    asked = [] if plan.shard else drawn(held_back, plan.asked)
+    trainer.figures = partial(_figures, local, Pictures(data), asked)
     began = time.time()
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    losses = {}
+    found: dict[str, Any] = {}
     if held_back:
-        losses["held_back_loss"] = trainer.evaluate()["eval_loss"]
+        measured = trainer.evaluate()
+        found["held_back_loss"] = measured["eval_loss"]
+        found["held_back_asked"] = len(asked)
+        found["figures"] = {
+            name: measured[f"eval_{name}"] for name in KEPT if f"eval_{name}" in measured
+        }
+    learnt = trainer.learnt()
     if trainer.is_world_process_zero():
         plot(folder / "log.jsonl", folder / "loss.png")
+        digest = hashlib.sha256()
+        for name in sorted(learnt):
+            digest.update(name.encode())
+            digest.update(learnt[name].flatten().view(torch.uint8).numpy().tobytes())
         card = {
-            "base": str(model),
+            "name": name_of(called(model), f"{recipe.name}-{stage.name}", digest.hexdigest()),
+            "base": _base(model),
             "family": local.family,
             "recipe": recipe.name,
             "stage": stage.name,
@@ -114,11 +170,26 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
             "held_back": len(held_back),
             "steps": trainer.state.global_step,
             "seconds_of_last_run": round(time.time() - began, 1),
-            **losses,
+            **found,
         }
+        if plan.shard:  # written from a model that is whole
+            local = load_local(model, plan.dtype or "float32", "cpu")
+            choose(local.model, stage)
+            mine = dict(local.model.named_parameters())
+            for name, value in learnt.items():
+                put(mine[name.removeprefix("model.")], value)
         adapters.write(local, stage, model, result, card)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _base(model: str) -> str:
+    """A folder by its whole path, so that a card is true wherever it is read."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def _figures(local: Local, pictures: Pictures, asked: Sequence[Example]) -> dict[str, float]:
+    return figures(answerer_of(local, pictures), asked) if asked else {}
 
 
 def choose(model: nn.Module, stage: Stage) -> set[str]:
@@ -139,7 +210,7 @@ def _positions(local: Local) -> int:
     return int(local.model.max_positions)
 
 
-def _arguments(stage: Stage, plan: Plan, folder: Path) -> TrainingArguments:
+def _arguments(stage: Stage, plan: Plan, folder: Path, device: torch.device) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=plan.batch,
@@ -164,7 +235,7 @@ def _arguments(stage: Stage, plan: Plan, folder: Path) -> TrainingArguments:
         disable_tqdm=True,  # it prints to standard output; ours does not
         seed=plan.seed,
         bf16=False,
-        use_cpu=plan.device in (None, "cpu"),
+        use_cpu=device.type == "cpu",
         report_to=[],
         remove_unused_columns=False,
         prediction_loss_only=True,
@@ -175,22 +246,19 @@ def _arguments(stage: Stage, plan: Plan, folder: Path) -> TrainingArguments:
 class _Trainer(Trainer):  # type: ignore[misc]
     """Keeps what learns, not what it was given: checkpoints of a LoRA run are a few megabytes."""
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        learner: Any = self.accelerator.unwrap_model(self.model)
-        tensors = {
-            name: p.detach().cpu().contiguous()
-            for name, p in learner.named_parameters()
-            if p.requires_grad
-        }
-        save_file(tensors, folder / LEARNT)
+    figures: Callable[[], dict[str, float]] = staticmethod(dict)  # of the model as it is now
 
-    def prediction_step(
-        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Any, Any, Any]:
-        with torch.no_grad():
-            return self.compute_loss(model, inputs).detach(), None, None
+    def learnt(self) -> dict[str, Tensor]:
+        """What learns, on the CPU. Of sharded weights all processes must ask."""
+        learner: Any = self.accelerator.unwrap_model(self.model)
+        return {name: whole(p) for name, p in learner.named_parameters() if p.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        tensors = self.learnt()
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir or ".")
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / LEARNT)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         learner: Any = self.accelerator.unwrap_model(model if model is not None else self.model)
@@ -200,9 +268,58 @@ class _Trainer(Trainer):  # type: ignore[misc]
             raise InvalidInput(
                 f"{resume_from_checkpoint} was made by another recipe: choose another --out"
             )
+        for name, parameter in mine.items():
+            put(parameter, stored[name])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_distributed_loading_by_transformers:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_distributed_loading_by_transformers:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = read_state(Path(checkpoint) / "optimizer.pt")
+        put_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(read_state(Path(checkpoint) / "scheduler.pt"))
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
         with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(stored[name])
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss, and the figures of `rag-owl eval`; the first process asks, others wait."""
+        measured: dict[str, float] = super().evaluate(*args, **kwargs)
+        if self.is_world_process_zero():
+            self.model.eval()
+            found = {f"eval_{name}": value for name, value in self.figures().items()}
+            if found:
+                self.log(found)
+            measured |= found
+        self.accelerator.wait_for_everyone()
+        return measured
+
+
+class _Temperature(TrainerCallback):  # type: ignore[misc]
+    """Ovis' falling temperature, where its visual tokens are drawn: linear over the steps."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._from_to = stage.temperature
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        model: Any = more["model"]
+        local = getattr(model, "module", model).model
+        if self._from_to is None or not hasattr(local, "temperature"):
+            return
+        first, last = self._from_to
+        local.temperature = first + (last - first) * state.global_step / max(1, state.max_steps)
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]

@@ -14,10 +14,11 @@ from rag_owl.evaluation import alce, machine
 from rag_owl.evaluation.dataset import Asked, Dataset
 from rag_owl.evaluation.journal import Journal
 from rag_owl.evaluation.places import place_of, ranks
+from rag_owl.evaluation.rows import answer_row
 from rag_owl.evaluation.summary import summarise
 from rag_owl.ports import Judge
 from rag_owl.store import collections
-from rag_owl.types import Answer, Channel, Citation, Item
+from rag_owl.types import Answer, Channel, Item
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
@@ -185,27 +186,10 @@ class _Run:
             self._collection, asked.question, asked.images, k=self._k, model=model, on_text=on_text
         )
         end = time.perf_counter()
-        memory, gpu_memory = machine.peak_memory()
         shown = [hit.item if hit else None for hit in self._owl.sources(answer.id)]
-        return {
-            "question": asked.id,
-            "model": model,
-            "answer": answer.id,
-            "text": answer.text,
-            "short": answer.short,
-            "abstained": answer.abstained,
-            "answerable": answer.answerable,
-            "generation": answer.generation,
-            "citations": [_cited(citation) for citation in answer.citations],
-            "sources": [place_of(item) for item in shown if item is not None],
-            "dangling": len(answer.dangling_markers),
-            "alce": self._judged(asked.question, answer, shown),
-            "seconds": end - start,
-            "first_seconds": first[0] - start if first else None,
-            "tokens": answer.usage.completion_tokens if answer.usage else None,
-            "memory": memory,
-            "gpu_memory": gpu_memory,
-        }
+        judged = self._judged(asked.question, answer, shown)
+        to_first = first[0] - start if first else None
+        return answer_row(asked.id, model, answer, shown, judged, end - start, to_first)
 
     def _judged(
         self, question: str, answer: Answer, shown: Sequence[Item | None]
@@ -221,15 +205,3 @@ class _Run:
             sentences, len(answer.sources), alce.entailment(self._judge, shown, question)
         )
         return asdict(found) if found else None
-
-
-def _cited(citation: Citation) -> dict[str, Any]:
-    return {
-        "item_id": citation.item_id,
-        "document_id": citation.document_id,
-        "document_name": citation.document_name,
-        "location": asdict(citation.location),
-        "marker": citation.marker,
-        "quote": citation.quote,
-        "verdict": citation.support.verdict,
-    }

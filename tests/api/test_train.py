@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rag_owl.api import train_data
 from rag_owl.api.cli import app
 from rag_owl.errors import InvalidInput
 from rag_owl.evaluation.dataset import load
+from rag_owl.model.nano import weights
 from rag_owl.model.registry import Surroundings, load_answerer
 from rag_owl.model.statements import ABSTENTION
 from rag_owl.model.train.examples import Pictures, read_examples
@@ -94,7 +96,8 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     assert losses[-1] < losses[0]
     assert Image.open(out / "nano" / "loss.png").format == "PNG"
     again = CliRunner().invoke(app, [
-        "train", "run", "nano", "--examples", str(root / "examples"), "--out", str(out), "--json",
+        "train", "run", "nano", "--examples", str(root / "examples"), "--out", str(out),
+        "--held-back", "0.2", "--json",
     ])  # fmt: skip
     assert "nothing was run" in " ".join(again.stderr.split())
     listed = CliRunner().invoke(app, ["model", "list", "--under", str(tmp_path), "--json"])
@@ -102,7 +105,7 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     (tmp_path / "card.json").write_text("no card")
     listed = CliRunner().invoke(app, ["model", "list", "--under", str(tmp_path)])
     assert f"{card['model']}: recipe nano on" in listed.stdout
-    again = further.run(root / "examples", out)  # it ended: nothing is done again
+    again = further.run(root / "examples", out, held_back=0.2)  # it ended: nothing is done again
     assert str(again) == card["model"]
     assert len((out / "nano" / "log.jsonl").read_text().splitlines()) == len(losses)
     blobs = Pictures(root / "examples")
@@ -110,10 +113,36 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     model = load_answerer(str(again), around)
     example = next(e for e in read_examples(root / "examples") if e.gold and not e.images)
     draft = model.answer(example.context())
-    assert model.name == draft.model == "model"
+    assert model.name == draft.model == card["name"]
+    assert card["name"].startswith("owl-nano+nano-")
+    assert 0 <= card["figures"]["f1"] <= 1
+    assert 0 <= card["figures_before"]["f1"] <= 1
+    # It abstains and draws boxes as the shipped one does: what calibrates that came along.
+    kept, shipped = (weights.evidence(folder) for folder in (again, weights.FOLDER))
+    assert kept["grounding"] == shipped["grounding"]
+    assert model.threshold == load_answerer("owl-nano", around).threshold
     assert draft.abstained or draft.short in example.items[draft.attributions[0].source].text
     bundled = load_answerer("owl-nano", around)
     assert (model.best(example.context()).score) != bundled.best(example.context()).score
+
+
+def test_a_run_goes_on_with_its_own_examples_alone(made, tmp_path: Path):
+    root, _ = made
+    out = tmp_path / "out"
+    further.run(root / "examples", out, epochs=1, held_back=0.2)
+    shutil.rmtree(out / "nano" / "model")
+    copied = tmp_path / "examples"
+    shutil.copytree(root / "examples", copied)
+    lines = (copied / "examples.jsonl").read_text().splitlines()
+    (copied / "examples.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(InvalidInput, match="other examples: give what it began with"):
+        further.run(copied, out, epochs=1, held_back=0.2)
+    with pytest.raises(InvalidInput, match="other held_back"):
+        further.run(root / "examples", out, epochs=1, held_back=0.3)
+    assert (further.run(root / "examples", out, epochs=1, held_back=0.2) / "card.json").is_file()
+    (out / "nano" / "run.json").write_text("no run")
+    with pytest.raises(InvalidInput, match=r"run\.json cannot be read"):
+        further.run(root / "examples", out, epochs=1, held_back=0.2)
 
 
 def test_what_cannot_be_trained_is_said(made, tmp_path: Path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,17 @@ from rag_owl.errors import InvalidInput
 from rag_owl.model import adapter
 from rag_owl.model.owl3.sizes import random_model
 from rag_owl.model.owl3.tokenizer import Owl3Tokenizer
-from rag_owl.model.train.examples import Example, Pictures, Shown, read_examples, split
+from rag_owl.model.registry import Surroundings, called, load_answerer
+from rag_owl.model.train.examples import Example, Pictures, Shown, drawn, read_examples, split
+from rag_owl.model.train.figures import figures
 from rag_owl.model.train.learner import Learner, load_local, row_of
 from rag_owl.model.train.recipes import RECIPES, recipe
 from rag_owl.model.train.run import Plan, choose, run_stage
+from rag_owl.types import Attribution, Draft
 from tests.model.families import write_model
 
 torch.set_num_threads(1)
-PLAN = Plan(steps=6, batch=2, save_every=3, log_every=1, held_back=0.25, rate=5e-3)
+PLAN = Plan(steps=6, batch=2, save_every=3, log_every=1, held_back=0.25, rate=5e-3, asked=1)
 
 
 def write_owl3(folder: Path) -> Path:
@@ -192,6 +196,134 @@ def test_frozen_eyes_look_once_and_the_loss_is_the_same(data, tmp_path):
     assert looked == [8, 4, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "family"), [("owl3", "owl3"), ("owl1", "owl1"), ("ovis", "gemma")]
+)
+def test_checkpointing_changes_no_gradient_and_keeps_less(name, family, data, tmp_path):
+    """Bytes that are saved for the way back, and what is learnt, with it and without."""
+    local = load_local(model_of(family, tmp_path / "base"))
+    choose(local.model, recipe(name).stages[-1 if name == "owl3" else 0])
+    learner = Learner(local, Pictures(data))
+    rows = [row_of(local, example, 2000) for example in read_examples(data)][:3]
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            learner.activation_checkpointing_enable()
+        learner.train()
+        learner.zero_grad()
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = learner(rows)["loss"]
+        loss.backward()
+        gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+        found.append((sum(kept), loss.detach(), gradients))
+    (much, loss, first), (little, same, second) = found
+    assert little < 0.7 * much
+    assert torch.allclose(loss, same)
+    assert first.keys() == second.keys()
+    for parameter, gradient in first.items():
+        assert torch.allclose(gradient, second[parameter], atol=1e-6), parameter
+
+
+def test_drawn_visual_tokens_grow_colder(data, tmp_path):
+    """Ovis' gumbel_argmax: one token of the table drawn while learning, the likeliest otherwise."""
+    base = model_of("gemma", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["visual_tokenizer_config"]["tokenize_function"] = "gumbel_argmax"
+    (base / "config.json").write_text(json.dumps(config))
+    local = load_local(base)
+    seen = []
+    set_temperature = type(local.model).__setattr__
+
+    def note(self, name, value):
+        if name == "temperature":
+            seen.append(value)
+        set_temperature(self, name, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(local.model), "__setattr__", note)
+        result = run_stage(recipe("ovis"), 1, str(base), data, tmp_path / "out", PLAN)
+    assert json.loads((result / "card.json").read_text())["steps"] == PLAN.steps
+    assert seen[0] == 1.0  # as it was loaded
+    falling = seen[1 : 1 + PLAN.steps]
+    assert falling == pytest.approx([5 - 4.95 * step / 6 for step in range(6)])
+    choose(local.model, recipe("ovis").stage(1))
+    pixels = torch.randn(1, 3, local.model.image_size, local.model.image_size)
+    with torch.no_grad():
+        assert torch.equal(local.model.encode(pixels), local.model.train().encode(pixels))
+    torch.manual_seed(0)
+    local.model.temperature = 5.0
+    drawn = [local.model.encode(pixels) for _ in range(2)]
+    assert not torch.allclose(*drawn)
+
+
+def test_answers_are_measured_while_it_learns(data, tmp_path):
+    """The figures of `rag-owl eval` at the evaluations and in the card."""
+    base = write_owl3(tmp_path / "base")
+    plan = replace(PLAN, evaluate_every=3, asked=2, held_back=0.5)
+    result = run_stage(recipe("owl3"), 2, str(base), data, tmp_path / "out", plan)
+    card = json.loads((result / "card.json").read_text())
+    assert card["held_back_asked"] == 2
+    assert card["figures"].keys() >= {"f1", "exact_match", "right_item"}
+    lines = [json.loads(line) for line in (result.parent / "log.jsonl").open()]
+    assert [line["step"] for line in lines if "eval_f1" in line] == [3, 6, 6]
+    # The same code judges a model that says what it should.
+    examples = drawn([e for e in read_examples(data) if e.gold], 3)
+    assert figures(Right(examples), examples)["f1"] == 1
+    assert figures(Right(examples), examples)["right_item"] == 1
+    assert figures(Right(examples[1:] + examples[:1]), examples)["f1"] < 1
+
+
+class Right:
+    """Says the answers of these examples, one after the other."""
+
+    name = "right"
+    watches_video = False
+
+    def __init__(self, examples):
+        self._left = list(examples)
+
+    def answer(self, context, on_text=None):
+        example = self._left.pop(0)
+        (gold,) = example.gold
+        said = example.short
+        return Draft(f"{said} [{gold + 1}]", (Attribution(0, len(said), gold),), short=said)
+
+
+def test_a_run_goes_on_as_it_began_or_not_at_all(data, tmp_path):
+    base = write_owl3(tmp_path / "base")
+    run_stage(recipe("owl3"), 1, str(base), data, tmp_path / "out", PLAN)
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    lines = (other / "examples.jsonl").read_text().splitlines()
+    (other / "examples.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(InvalidInput, match="other examples"):
+        run_stage(recipe("owl3"), 1, str(base), other, tmp_path / "out", PLAN)
+    with pytest.raises(InvalidInput, match="other rate"):
+        run_stage(recipe("owl3"), 1, str(base), data, tmp_path / "out", replace(PLAN, rate=1e-4))
+
+
+def test_trained_models_have_names_of_their_own(data, tmp_path):
+    base = write_owl3(tmp_path / "base")
+    names = []
+    for seed in (0, 1):
+        plan = replace(PLAN, seed=seed, steps=1, asked=0)
+        result = run_stage(recipe("lora"), 1, str(base), data, tmp_path / f"out{seed}", plan)
+        around = Surroundings(lambda: None, Pictures(data), tmp_path / "features", 0, 8)
+        model = load_answerer(str(result), around)
+        names.append(model.name)
+        model.close()
+        assert model.name.startswith("base+lora-adapt-")
+    assert names[0] != names[1]
+    (result / "card.json").write_text('{"name": 7}')
+    assert called(str(result)) == "adapter"
+
+
 def test_examples_that_cannot_be(data, tmp_path):
     with pytest.raises(InvalidInput, match="make-data"):
         read_examples(tmp_path)
@@ -223,6 +355,47 @@ def test_parts_are_the_same_every_time(data):
     learnt, held = split(examples, 0.25)
     assert len(learnt) + len(held) == len(examples)
     assert set(RECIPES) == {"owl1", "ovis", "owl3", "lora"}
+
+
+@pytest.mark.slow
+def test_two_processes_hold_half_of_the_weights_each(data, tmp_path):
+    """FSDP over gloo: as one process learns, also when it was stopped in between."""
+    base = write_owl3(tmp_path / "base")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+        "-m", "rag_owl.api.cli", "train", "run", "owl3", "--stage", "2", "--examples", str(data),
+        "--model", str(base), "--steps", "4", "--batch", "1", "--held-back", "0.25",
+        "--save-every", "2", "--shard", "--device", "cpu", "--rate", "1e-3", "--out",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    out = tmp_path / "out"
+    subprocess.run([*command, str(out)], check=True, env=environment, timeout=300)
+    result = out / "2-speak" / "model"
+    alone = run_stage(
+        recipe("owl3"), 2, str(base), data, tmp_path / "alone",
+        Plan(steps=4, batch=2, save_every=2, held_back=0.25, rate=1e-3, device="cpu"),
+    )  # fmt: skip
+    ours, theirs, before = (
+        dict(load_local(folder).model.named_parameters()) for folder in (result, alone, base)
+    )
+    assert any(not torch.equal(ours[name], before[name]) for name in ours)
+    for name, parameter in ours.items():
+        assert torch.allclose(parameter, theirs[name], atol=2e-3), name
+    # As if it had been stopped after the second step.
+    halted = tmp_path / "halted"
+    shutil.copytree(out, halted)
+    shutil.rmtree(halted / "2-speak" / "model")
+    shutil.rmtree(halted / "2-speak" / "checkpoint-4")
+    subprocess.run([*command, str(halted)], check=True, env=environment, timeout=300)
+    again = dict(load_local(halted / "2-speak" / "model").model.named_parameters())
+    for name, parameter in ours.items():
+        assert torch.allclose(parameter, again[name], atol=1e-6), name
+    told = subprocess.run(
+        [sys.executable, "-m", "rag_owl.api.cli", *command[8:], str(tmp_path / "one")],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert told.returncode != 0
+    assert "--shard needs several processes" in " ".join(told.stderr.split())
 
 
 @pytest.mark.slow

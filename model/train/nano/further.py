@@ -12,10 +12,12 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +29,13 @@ from rag_owl.model.nano import weights
 from rag_owl.model.nano.answerer import NanoAnswerer, Seen
 from rag_owl.model.nano.reader import Reader
 from rag_owl.model.nano.window import Window, collate, lay_out, tokenise
-from rag_owl.model.train.examples import Example, Pictures, read_examples, split
+from rag_owl.model.registry import called
+from rag_owl.model.train.examples import Example, Pictures, drawn, read_examples, split
+from rag_owl.model.train.figures import figures
 from rag_owl.model.train.nano.export import logistic
 from rag_owl.model.train.nano.passages import occurrences, token_range
 from rag_owl.model.train.nano.reader import groups_of
+from rag_owl.model.train.origin import begin, check, digest_of, name_of
 from rag_owl.statements import declare
 from rag_owl.types import Context
 
@@ -38,6 +43,7 @@ RATE = 5e-5
 _AT_ONCE = 8  # examples per step
 _SUPPORT_EVERY = 2  # steps
 _LEAST_TO_CALIBRATE = 40  # held-back examples
+_ASKED = 100  # of them, before and after
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,12 @@ def run(
     from rag_owl.model.train.run import plot
 
     result = out / "nano" / "model"
+    about = {
+        "examples": digest_of(data),
+        "base": weights.manifest(base)["files"],
+        "held_back": held_back,
+    }
+    check(result.parent, about)
     if (result / "card.json").is_file():
         return result
     torch.manual_seed(0)
@@ -169,12 +181,12 @@ def run(
     prepared = [p for e in learnt if (p := prepare(this.answerer, e)) is not None]
     if not prepared:
         raise InvalidInput(f"{data}: in no example does the answer stand in the text of an item")
+    begin(result.parent, about)
     groups = groups_of(this.reader)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
     steps = math.ceil(len(prepared) / _AT_ONCE) * epochs
     state, step, spent = out / "nano" / "state.pt", 0, 0.0
-    state.parent.mkdir(parents=True, exist_ok=True)
-    if state.exists():
+    if state.exists():  # of this run: `check` saw to it
         stored = torch.load(state, weights_only=True)
         this.reader.load_state_dict(stored["model"])
         optimizer.load_state_dict(stored["optimizer"])
@@ -213,14 +225,31 @@ def run(
     plot(out / "nano" / "log.jsonl", out / "nano" / "loss.png", "loss per window (nats)")
     _save(state, this.reader, optimizer, step, spent + time.monotonic() - began)
     this.reader.eval()
-    calibration = dict(weights.manifest(base)["calibration"])
     held = [p for e in kept if (p := prepare(this.answerer, e)) is not None]
     calibrated = _calibrated(this, held)
-    calibration |= calibrated
     arriving = result.with_name("model.part")
-    weights.write(arriving, this.answerer._eyes, this.reader, calibration)
+    shutil.rmtree(arriving, ignore_errors=True)
+    plain, checks = weights.manifest(base)["calibration"], weights.evidence(base)
+    if checks is None:
+        plain |= calibrated
+    weights.write(arriving, this.answerer._eyes, this.reader, plain)
+    files = weights.manifest(arriving)["files"]
+    if checks is not None:
+        # Of the checks of citations: the head that judges was held, so its thresholds stay.
+        checks |= {"reader": files["reader.safetensors"], "carried_over_from": checks["reader"]}
+        checks["answerable"] = checks.get("answerable", {}) | calibrated
+        text = json.dumps(checks, indent=2, sort_keys=True) + "\n"
+        (arriving / weights.EVIDENCE).write_text(text, encoding="utf-8")
+    asked = drawn(kept, _ASKED)
+    pictures: Any = Pictures(data)
+    before, after = (
+        figures(NanoAnswerer.load(pictures, folder), asked) if asked else {}
+        for folder in (base, arriving)
+    )
+    own = "owl-nano" if base == weights.FOLDER else called(str(base))
     card = {
-        "base": str(base),
+        "name": name_of(own, "nano", files["reader.safetensors"]),
+        "base": own if base == weights.FOLDER else str(base.resolve()),
         "recipe": "nano",
         "examples": len(prepared),
         "passed_over": len(learnt) - len(prepared),
@@ -228,8 +257,12 @@ def run(
         "steps": step,
         "seconds": round(spent + time.monotonic() - began, 1),
         "calibrated": sorted(calibrated),
+        "held_back_asked": len(asked),
+        "figures": after,
+        "figures_before": before,
     }
     (arriving / "card.json").write_text(json.dumps(card, indent=2), encoding="utf-8")
+    shutil.rmtree(result, ignore_errors=True)  # one without a card was never whole
     os.replace(arriving, result)
     return result
 
@@ -254,10 +287,12 @@ def _calibrated(this: _Run, held: Sequence[Prepared]) -> dict[str, float]:
         if slope <= 0:
             continue
         out |= {f"{kind}_slope": float(slope), f"{kind}_offset": offset}
-        if kind == "plain":
-            kept = torch.tensor([s for s, a in zip(scores, answerable, strict=True) if a])
-            low = float(kept.quantile(0.1))
-            out["plain_threshold"] = 1 / (1 + math.exp(-(slope * low + offset)))
+        # Nine of ten answerable questions are answered, and whatever is more likely right than
+        # not: from there on answering is worth more than abstaining.
+        answered = torch.tensor([s for s, a in zip(scores, answerable, strict=True) if a])
+        low = float(answered.quantile(0.1))
+        likely = 1 / (1 + math.exp(-(slope * low + offset)))
+        out[f"{kind}_threshold"] = min(likely, 0.5)
     return out
 
 
