@@ -9,7 +9,7 @@ import random
 from typing import Any
 
 from rag_owl.model.nano.window import tokenise
-from rag_owl.model.train.nano.episodes import FACTS, country_fact
+from rag_owl.model.train.nano.episodes import FACTS, country_fact, tell
 from rag_owl.model.train.nano.passages import Episode, occurrences, token_range
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, UNRELATED
 from rag_owl.statements import declare
@@ -37,6 +37,8 @@ ASKED = {
              "What is on the flag of {}?"],
     "meaning": ["What does the flag of {} stand for?", "What do the colours of {}'s flag mean?",
                 "What is the meaning of the flag of {}?"],
+    "neighbours": ["Which countries border {}?", "What are the neighbours of {}?",
+                   "With which countries does {} share a border?"],
 }  # fmt: skip
 """Fact -> questions that name the country."""
 _UNKNOWN = [
@@ -67,7 +69,11 @@ _NAMED = {
     "terrain": ["The land of {0} is {1}."],
     "flag": ["The flag of {0}: {1}.", "{0}'s flag shows {1}."],
     "meaning": ["On the flag of {0}, {1}."],
-}
+    "neighbours": ["{0} borders {1}.", "The neighbours of {0} are {1}.",
+                   "Around {0} lie {1}."],
+}  # fmt: skip
+_WEIGHTS = {"neighbours": 4, "flag": 3, "meaning": 3}
+"""How often a kind is asked about; others 1."""
 _REVERSED = {
     "capital": ["Which country has {} as its capital?", "{} is the capital of which country?"],
     "highest": ["In which country is {}?", "Which country has {} as its highest point?"],
@@ -82,7 +88,8 @@ def card_episode(
     """A question that names a country (or, one in five, a fact) and `cards` cards; in one of six
     only the fact is missing, and one in eight asks what no card says."""
     reverse = rng.random() < 0.2
-    kind = rng.choice(list(_REVERSED if reverse else ASKED))
+    kinds = list(_REVERSED if reverse else ASKED)
+    kind = rng.choices(kinds, weights=[_WEIGHTS.get(k, 1) for k in kinds])[0]
     known = [c for c in countries if country_fact(c, kind)]
     shown = rng.sample(known, cards)
     gold = rng.randrange(cards)
@@ -164,5 +171,5 @@ def card_statements(
 
 def _say(kind: str, name: str, value: str, named: bool, rng: random.Random) -> str:
     if named:
-        return rng.choice(_NAMED[kind]).format(name, value)
-    return rng.choice(FACTS[kind][1]).format(value)
+        return tell(rng.choice(_NAMED[kind]), name, value)
+    return tell(rng.choice(FACTS[kind][1]), value)

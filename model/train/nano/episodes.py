@@ -83,6 +83,12 @@ FACTS = {
          "What is the meaning of this flag's colours and signs?"],
         ["On the flag, {}.", "Meaning of the flag: {}."],
     ),
+    "neighbours": (
+        ["Which countries border this country?", "What are the neighbours of this country?",
+         "With which countries does this country share a border?"],
+        ["It borders {}.", "Neighbours: {}.", "It has borders with {}.",
+         "Its neighbours are {}.", "The countries around it are {}."],
+    ),
     "name": (
         ["Which country is this?", "Whose flag is this?", "Which country has this flag?",
          "What country does this flag belong to?"],
@@ -123,7 +129,9 @@ def made_up(kind: str, rng: random.Random) -> str:
     return word
 
 
-FLAG_WEIGHTS = {"capital": 4, "population": 2, "currency": 2, "meaning": 2, "name": 6}
+FLAG_WEIGHTS = {
+    "capital": 4, "population": 2, "currency": 2, "meaning": 3, "name": 6, "neighbours": 4,
+}  # fmt: skip
 """How often a kind is asked about with a picture; others 1."""
 
 
@@ -134,6 +142,8 @@ def country_fact(country: dict[str, Any], kind: str) -> str:
     text = str(country.get(kind) or "")
     if kind in ("languages", "religions"):
         return _enumeration(text)
+    if kind == "neighbours":
+        return text
     for stop in (";", " (", " per US dollar"):
         text = text.split(stop)[0]
     words = text.strip(" .-").split(", ")
@@ -162,6 +172,13 @@ def _enumeration(text: str) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def tell(sentence: str, *values: str) -> str:
+    """A sentence that holds a fact. Where there are no neighbours it says just that."""
+    if values[-1] == "no land borders":
+        return f"{values[0] if len(values) > 1 else 'It'} has no land borders."
+    return sentence.format(*values)
+
+
 class PictureEpisodes:
     """Draws episodes; the pixels of all of them go through the eyes in one batch."""
 
@@ -188,12 +205,12 @@ class PictureEpisodes:
         for i in order:
             country = self.flags.countries[i]
             value = country_fact(country, kind)
-            lines = [rng.choice(FACTS[kind][1]).format(value)] if told else []
+            lines = [tell(rng.choice(FACTS[kind][1]), value)] if told else []
             # One that says nothing of it says something else.
             others = rng.sample([k for k in FACTS if k != kind], rng.randint(0, 3) + 2 * (not told))
             for other in others:
                 if fact := country_fact(country, other):
-                    lines += [rng.choice(FACTS[other][1]).format(fact)]
+                    lines += [tell(rng.choice(FACTS[other][1]), fact)]
             rng.shuffle(lines)
             texts.append(" ".join(lines))
             values.append(value)

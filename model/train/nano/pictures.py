@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,20 @@ def same_looking(small: NDArray[np.uint8], limit: float = 0.005) -> NDArray[np.i
 
 
 def load_flags(data: Path) -> Flags:
-    """The 238 real flags and their countries' facts."""
+    """The 238 real flags and their countries' facts.
+
+    The facts name no neighbours: those are made up, for what counts is what a text says.
+    """
     from PIL import Image
 
     countries = json.loads((data / "countries" / "countries.json").read_text())
+    names = [country["name"] for country in countries]
+    for country in countries:
+        rng = random.Random(country["name"])
+        *first, last = rng.sample(names, rng.randint(1, 6))
+        country["neighbours"] = f"{', '.join(first)} and {last}" if first else last
+        if rng.random() < 0.2:
+            country["neighbours"] = "no land borders"
     pixels, aspects = [], []
     for country in countries:
         picture = Image.open(data / "countries" / country["image"]).convert("RGB")
