@@ -15,7 +15,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,18 +165,25 @@ class HashingEmbedder:
         """(n,) -> (n, 256), rows of unit length; a text without words is the first axis."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
-            words = re.findall(r"\w+", text.lower())
-            for gram in (*words, *(f"{a} {b}" for a, b in pairwise(words))):
-                code = zlib.crc32(gram.encode("utf-8", "replace"))
-                vector[code % self.dimension] += 1 if code >> 31 else -1
+            codes = np.array(_gram_codes(text), np.uint32)
+            signs = (codes >> 31) * 2.0 - 1
+            vector[:] = np.bincount(codes % self.dimension, signs, self.dimension)
             if not vector.any():
                 vector[0] = 1
-            vector /= np.linalg.norm(vector)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
     def embed_query(self, text: str) -> Vectors:
         vector: Vectors = self.embed_texts([text])[0]
         return vector
+
+
+def _gram_codes(text: str) -> list[int]:
+    """CRC-32 of every word, then of every two that follow each other, with a space between."""
+    words = [word.encode("utf-8", "replace") for word in re.findall(r"\w+", text.lower())]
+    codes = [zlib.crc32(word) for word in words]
+    # A checksum goes on from where another ended: of two words that is cheaper than joining them.
+    return codes + [zlib.crc32(b" " + word, code) for code, word in zip(codes, words[1:])]  # noqa: B905
 
 
 def _prepare(text: str, model: Any) -> str:

@@ -15,6 +15,7 @@ _END = re.compile(
     r"|\n[ \t]*\n"
     r"|\n(?=[ \t]*(?:[-*+•‣–][ \t]|\d{1,3}[.)][ \t]|\#{1,6}[ \t]|>[ \t]|\|))"
 )
+_MAY_END = re.compile(r"[。！？｡.!?…।॥؟۔\n]")  # where `_END` may match; found many times as fast
 _ABBREVIATED = """
 adm al appt approx aug bd bros bsp bzw ca capt cf cmdr co corp dec dept dr ed eds etc evtl feb ff
 fr gen gov hon hr hrsg ibid ie inc incl jan jr lt ltd maj mfg misc mr mrs ms mt nov nr oct op pp
@@ -25,18 +26,28 @@ _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _NUMBERED = "art cap ch chap col fig figs kap max min no nos p sec tab v vol"
 _BEFORE_NUMBERS = frozenset(_NUMBERED.split())
 _ENDING_ABBREVIATIONS = frozenset(("etc", "usw", "inc", "ltd", "co", "corp", "jr", "sr"))
-_WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘«„]*$")
+_WORD_BEFORE = re.compile(r".*[\s(\[\"'“‘«„]|", re.DOTALL)  # what stands before the last word
 
 
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
     """Sentences without the white space around them; nothing but white space is between them."""
     start = 0
-    for match in _END.finditer(text):
+    for match in _ends(text):
         if match[0][0] in ".!?…" and not _ends_sentence(text, match):
             continue
         yield from _stripped(text, start, match.end())
         start = match.end()
     yield from _stripped(text, start, len(text))
+
+
+def _ends(text: str) -> Iterator[re.Match[str]]:
+    """As `_END.finditer`."""
+    position = 0
+    while (place := _MAY_END.search(text, position)) is not None:
+        match = _END.match(text, place.start())
+        if match is not None:
+            yield match
+        position = match.end() if match is not None else place.end()
 
 
 def line_spans(text: str) -> Iterator[tuple[int, int]]:
@@ -68,15 +79,15 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def _word_before(text: str, end: int) -> str:
-    found = _WORD_BEFORE.search(text, max(0, end - 24), end)
-    return found[0] if found else ""
+    start = max(0, end - 24)
+    if end and text[end - 1] == "\n":
+        end -= 1
+    before = _WORD_BEFORE.match(text, start, end)
+    return text[before.end() : end] if before else ""
 
 
 def _next_visible(text: str, position: int) -> str:
-    for char in text[position : position + 64]:
-        if not char.isspace():
-            return char
-    return ""
+    return text[position : position + 64].lstrip()[:1]
 
 
 def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -7,10 +7,10 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 
-from sqlalchemy import insert, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import DocumentRow, RevisionRow
+from rag_owl.db import DocumentRow, RevisionRow, insert_keyed
 from rag_owl.store import items
 from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
@@ -65,8 +65,9 @@ def add(
         return []
     now = time.time()
     ids = [uuid.uuid4().hex for _ in documents]
-    document_keys = session.scalars(
-        insert(DocumentRow).returning(DocumentRow.key, sort_by_parameter_order=True),
+    document_keys = insert_keyed(
+        session,
+        DocumentRow,
         [
             {
                 "id": document_id,
@@ -77,9 +78,10 @@ def add(
             }
             for document_id, (document, _) in zip(ids, documents, strict=True)
         ],
-    ).all()
-    revision_keys = session.scalars(
-        insert(RevisionRow).returning(RevisionRow.key, sort_by_parameter_order=True),
+    )
+    revision_keys = insert_keyed(
+        session,
+        RevisionRow,
         [
             {
                 "document_key": key,
@@ -88,7 +90,7 @@ def add(
                 "sha256": document.sha256,
                 "title": document.title,
                 "media_type": document.media_type,
-                "properties": dict(document.metadata),
+                "metadata": dict(document.metadata),
                 "blob": document.blob,
                 "current": True,
                 "complete": True,
@@ -96,7 +98,7 @@ def add(
             }
             for key, (document, _) in zip(document_keys, documents, strict=True)
         ],
-    ).all()
+    )
     revisions = [
         OpenRevision(key, document_id, 1, True, "added")
         for key, document_id in zip(revision_keys, ids, strict=True)

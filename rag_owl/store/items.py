@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from rag_owl.db import DocumentRow, ItemRow, RevisionRow
+from rag_owl.db import DocumentRow, ItemRow, RevisionRow, insert_keyed
 from rag_owl.errors import NotFound
 from rag_owl.store import locations, names, segments, words
 from rag_owl.store.documents import OpenRevision
@@ -57,11 +57,7 @@ def add_to(
     ]
     if not rows:
         return [[] for _ in additions]
-    keys = iter(
-        session.scalars(
-            insert(ItemRow).returning(ItemRow.key, sort_by_parameter_order=True), rows
-        ).all()
-    )
+    keys = iter(insert_keyed(session, ItemRow, rows))
     keyed = [[(next(keys), item) for item in items] for _, items, _ in additions]
     searched = [
         pair

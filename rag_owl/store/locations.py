@@ -24,6 +24,8 @@ _TYPES: dict[str, type[TextLocation | PageLocation | ImageLocation | VideoLocati
 
 
 def dump(location: Location) -> dict[str, Any]:
+    if isinstance(location, TextLocation):  # nearly all there are; `asdict` copies at length
+        return {name: getattr(location, name) for name in TextLocation.__slots__}
     return asdict(location)
 
 

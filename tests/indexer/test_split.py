@@ -11,6 +11,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rag_owl import sentences as sentence_rules
 from rag_owl.indexer.loaders import Loaded, Section, document_text
 from rag_owl.indexer.split import MAX_CHARS, TARGET_CHARS, merge_lines, passages, split
 from rag_owl.sentences import line_spans, sentence_spans
@@ -45,6 +46,12 @@ def pieces(text: str, by_lines: bool = False) -> list[str]:
 )
 def test_sentences_end_where_readers_see_them_end(parts: list[str]) -> None:
     assert sentences(" ".join(parts)) == parts
+
+
+@given(st.text(alphabet="ab. \n!?。…-1)#>|”'", max_size=60))
+def test_ends_of_sentences_are_looked_for_only_where_they_may_be(text: str) -> None:
+    found = [match.span() for match in sentence_rules._ends(text)]
+    assert found == [match.span() for match in sentence_rules._END.finditer(text)]
 
 
 def test_chinese_and_japanese_sentences_need_no_space() -> None:

@@ -39,6 +39,12 @@ def test_terms_fold_case_accents_and_width() -> None:
     assert index_terms("Ｔｏｋｙｏ São-Paulo Straße") == ["tokyo", "sao", "paulo", "strasse"]
 
 
+def test_terms_of_plain_ascii_are_those_of_every_script() -> None:
+    everything = "".join(map(chr, range(128))) + " Word_1 it's x-ray " + "a" * 100
+    assert index_terms(everything) == index_terms(everything + " é")[:-1]
+    assert index_terms(everything)[-1] == "a" * 64
+
+
 def test_terms_of_chinese_japanese_korean_are_characters_and_pairs() -> None:
     assert index_terms("东京塔") == ["东", "京", "塔", "东京", "京塔"]
     assert query_terms("东京塔") == ["东京", "京塔"]
