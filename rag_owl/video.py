@@ -17,15 +17,16 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rag_owl.errors import UnreadableMedia
 from rag_owl.media import DEFAULT_LIMITS, SNIFF_BYTES, VIDEO_FORMATS, Limits, describe, sniff
 from rag_owl.subtitles import Cue, read_track, text_tracks
 from rag_owl.video_decoding import (
     DecordFailed,
+    Frame,
     Times,
     by_decord,
     by_pyav,
@@ -35,21 +36,12 @@ from rag_owl.video_decoding import (
     opened,
 )
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["Decoder", "Frame", "Video", "fit", "open_video"]
 
 log = logging.getLogger(__name__)
 
 Decoder = Literal["auto", "decord", "pyav"]
 _INDEXED = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A picture of the film, from `seconds` on until the next one."""
-
-    seconds: float
-    image: Image = field(repr=False)  # upright RGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +113,11 @@ class Video:
         wanted = Times(times, all_times)
         if self.decoder == "decord" and self._suits_decord and decord_module() is not None:
             try:
-                for seconds, image in by_decord(self, wanted, size):
-                    yield Frame(seconds, image)
+                yield from by_decord(self, wanted, size)
                 return
             except DecordFailed as failure:
                 log.debug("PyAV goes on with %s: %s", self.path, failure)
-        for seconds, image in by_pyav(self, wanted, size):
-            yield Frame(seconds, image)
+        yield from by_pyav(self, wanted, size)
 
     @property
     def indexed(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rag_owl.video import Video
 
+Size = tuple[int, int]  # width, height in pixels
 DAMAGED = "the video is damaged and cannot be decoded: save it again"
 _MOST_DAMAGED = 1_000  # packets in a row that give no frame: the rest is noise
 _NEAR = 120  # frames: to one this near, reading on costs less than finding its place
@@ -25,7 +26,34 @@ _THREADS = min(4, os.cpu_count() or 1)  # each holds a frame
 # A frame's time stamp may be rounded a little above the time that is asked for.
 _ROUNDING = 0.002  # seconds
 
-Seen = tuple[float, "Image"]  # seconds, and what is seen from then on
+# A larger frame becomes a picture at once; others wait as they were decoded, in 3 MB at most.
+_LARGE = 1_920 * 1_088  # pixels
+
+
+class Frame:
+    """A picture of the film, from `seconds` on until the next one.
+
+    It is made when it is asked for: that costs nearly as much as decoding, and of most frames
+    whoever looks for changes of scenes needs only the `thumbnail`.
+    """
+
+    def __init__(self, seconds: float, made: Image | Callable[[Size | None], Image]) -> None:
+        """made: the picture, or what makes it, or a thumbnail of it. Times before 0 are 0."""
+        self.seconds = max(0.0, seconds)
+        self._made = made
+
+    @property
+    def image(self) -> Image:
+        """Upright RGB. Raises `UnreadableMedia`."""
+        if callable(self._made):
+            self._made = self._made(None)
+        return self._made
+
+    def thumbnail(self, size: Size) -> Image:
+        """All of it in a picture of this size, as it lies in the file. Raises `UnreadableMedia`."""
+        if callable(self._made):
+            return self._made(size)
+        return self._made.resize(size, 4, reducing_gap=1.0)  # Pillow's BOX
 
 
 class Times:
@@ -85,31 +113,31 @@ def opened(path: Path, media_type: str) -> Iterator[Any]:
         container.close()
 
 
-def by_pyav(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Seen]:
+def by_pyav(video: Video, wanted: Times, size: Size) -> Iterator[Frame]:
     if wanted.next is None:
         return
     with opened(video.path, video.media_type) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = _THREADS
-        shown, image = None, None  # what is seen now; its picture, once it is asked for
+        shown, look = None, None  # what is seen now; as it is given, once it is asked for
         for frame in _decoded(container, stream, video, wanted):
             seconds = frame.time - video.start
             while shown is not None and wanted.next is not None and (
                 wanted.next + _ROUNDING < seconds
             ):  # fmt: skip
-                image = image or _upright(shown, size, video)
-                yield max(0.0, shown.time - video.start), image
+                look = look or _look(shown, size, video)
+                yield look
                 wanted.take()
             if wanted.next is None:
                 return
-            shown, image = frame, None
+            shown, look = frame, None
         if shown is None:
             raise UnreadableMedia(DAMAGED)
         ends = max(video.seconds, shown.time - video.start + _ROUNDING)
         while wanted.before(ends):
-            image = image or _upright(shown, size, video)
-            yield max(0.0, shown.time - video.start), image
+            look = look or _look(shown, size, video)
+            yield look
             wanted.take()
 
 
@@ -170,12 +198,44 @@ def _decoded(container: Any, stream: Any, video: Video, wanted: Times) -> Iterat
             yield frame
 
 
-def _upright(frame: Any, size: tuple[int, int], video: Video) -> Image:
-    check_pixels(frame.width, frame.height, video.limits)  # it may change within a stream
-    sideways = bool(video.rotation % 180)
-    width, height = size[::-1] if sideways else size
-    image: Image = frame.to_image(width=width, height=height, interpolation="AREA")
-    return image.rotate(video.rotation, expand=True) if video.rotation else image
+def _look(decoded: Any, size: Size, video: Video) -> Frame:
+    check_pixels(decoded.width, decoded.height, video.limits)  # it may change within a stream
+    look = Frame(decoded.time - video.start, partial(_picture, decoded, size, video.rotation))
+    if decoded.width * decoded.height > _LARGE:
+        _ = look.image
+    return look
+
+
+def _picture(decoded: Any, size: Size, rotation: int, thumbnail: Size | None) -> Image:
+    import av
+
+    sideways = bool(rotation % 180)
+    width, height = thumbnail or (size[::-1] if sideways else size)
+    try:
+        if thumbnail and decoded.format.name in ("yuv420p", "yuvj420p"):
+            return _by_planes(decoded, thumbnail)
+        image: Image = decoded.to_image(width=width, height=height, interpolation="AREA")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableMedia(DAMAGED) from error
+    return image.rotate(rotation, expand=True) if rotation and not thumbnail else image
+
+
+# What a byte of a film stands for (ITU-R BT.601): luma is 16..235, the colours are 128 ± 112.
+_LUMA = [min(255, max(0, round((value - 16) * 255 / 219))) for value in range(256)]
+_CHROMA = [min(255, max(0, round((value - 128) * 255 / 224 + 128))) for value in range(256)]
+
+
+def _by_planes(decoded: Any, size: Size) -> Image:
+    """A thumbnail of a frame of the commonest format, in a third of FFmpeg's time."""
+    from PIL import Image as pillow  # noqa: N813
+
+    planes = []
+    for plane, meaning in zip(decoded.planes, (_LUMA, _CHROMA, _CHROMA), strict=True):
+        shape = (plane.width, plane.height)
+        whole = pillow.frombuffer("L", shape, plane, "raw", "L", plane.line_size, 1)
+        small = whole.resize(size, pillow.Resampling.BOX, reducing_gap=1.0)
+        planes.append(small if decoded.format.name == "yuvj420p" else small.point(meaning))
+    return pillow.merge("YCbCr", planes).convert("RGB")
 
 
 # --- decord ---------------------------------------------------------------------------------------
@@ -185,7 +245,7 @@ class DecordFailed(Exception):
     pass
 
 
-@functools.cache
+@cache
 def decord_module() -> Any:
     try:
         import decord
@@ -195,7 +255,7 @@ def decord_module() -> Any:
     return decord
 
 
-def by_decord(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Seen]:
+def by_decord(video: Video, wanted: Times, size: Size) -> Iterator[Frame]:
     """Raises `DecordFailed`; what was given till then is taken from `wanted`."""
     import numpy as np
     from PIL import Image as pillow  # noqa: N813
@@ -227,5 +287,5 @@ def by_decord(video: Video, wanted: Times, size: tuple[int, int]) -> Iterator[Se
             raise DecordFailed(str(error)) from error
         position, shown = index + 1, index
         assert image is not None
-        yield max(0.0, float(starts[index])), image
+        yield Frame(float(starts[index]), image)
         wanted.take()

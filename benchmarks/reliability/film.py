@@ -294,8 +294,8 @@ class _Watch:
 def decode(path: Path, every: float, decoder: Decoder) -> _Watch:
     """Decode all that an ingest looks at, by the same decoder, and do nothing else."""
     with _Watch() as watch:
-        for _ in open_video(path, decoder=decoder).frames(every, max_side=PICTURE_SIDE):
-            pass
+        for frame in open_video(path, decoder=decoder).frames(every, max_side=PICTURE_SIDE):
+            _ = frame.image
     return watch
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,6 @@ from rag_owl.media import Limits
 from rag_owl.subtitles import Cue, parse_subtitles
 from rag_owl.types import Skipped, TextTime
 from rag_owl.video import Frame, Video, open_video
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _AHEAD = 32  # stretches that are decoded while others are embedded, about 1 MB each
 LONGEST = 10.0  # seconds of a stretch
@@ -59,7 +56,7 @@ def load_video(
     sha256 = source_sha256 = file.sha256()
     video = open_video(file.path, limits)
     # Or nothing of it can be decoded. By PyAV, which need not read the whole file for that.
-    next(replace(video, decoder="pyav").frames(max_side=_THUMBNAIL[0]))
+    _ = next(replace(video, decoder="pyav").frames(max_side=_THUMBNAIL[0])).image
     cues: Sequence[Cue] = ()
     if subtitles is not None:
         try:
@@ -195,7 +192,7 @@ def _stretches(video: Video, every: float) -> Iterator[_Stretch]:
     before: NDArray[np.float32] | None = None
     changes: deque[float] = deque(maxlen=_MEMORY)
     for look in video.frames(every, max_side=PICTURE_SIDE):
-        seen = _thumbnail(look.image)
+        seen = np.asarray(look.thumbnail(_THUMBNAIL), dtype=np.float32)
         change = 0.0 if before is None else float(np.abs(seen - before).mean())
         before = seen
         usual = statistics.median(changes) if changes else 0.0
@@ -207,10 +204,3 @@ def _stretches(video: Video, every: float) -> Iterator[_Stretch]:
         looks.append(look)
     if looks:
         yield _stretch(looks, None)
-
-
-def _thumbnail(image: Image) -> NDArray[np.float32]:
-    from PIL import Image as pillow  # noqa: N813
-
-    small = image.resize(_THUMBNAIL, pillow.Resampling.BOX, reducing_gap=1.0)
-    return np.asarray(small, dtype=np.float32)
