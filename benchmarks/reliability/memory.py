@@ -8,7 +8,8 @@
 Each case runs in a process of its own, which embeds by hashing (a stand-in for the model, whose
 own memory does not depend on what is read). Printed is the most memory that it and its decoder held
 together (PSS: what they share counts once) over what the idle process held with the folder open and
-one file ingested, and when the first items could be found by another process.
+one file ingested, also after each quarter of the items, for it must not grow with them; when the
+first items could be found by another process; and how fast it went, by the clock and of CPU.
 """
 
 from __future__ import annotations
@@ -87,11 +88,30 @@ def held(process: psutil.Process) -> int:
     return total
 
 
+def used(process: psutil.Process) -> float:
+    """CPU seconds of it and of the children that it has now."""
+    total = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            times = each.cpu_times()
+            total += times.user + times.system
+        except psutil.Error:
+            continue
+    return total
+
+
+def quarters(seen: list[tuple[int, int]], items: int) -> str:
+    """The most memory (MiB) until each quarter of the items was there. seen: (items, bytes)."""
+    most = (max((held for at, held in seen if at <= items * n / 4), default=0) for n in range(1, 5))
+    return ", ".join(f"{each / 2**20:.0f}" for each in most)
+
+
 def measure(case: str, given: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="rag-owl-memory-", dir=given.scratch) as scratch:
         folder, data = Path(scratch) / "files", Path(scratch) / "data"
         folder.mkdir()
         what = write(case, folder, given)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         warm = Path(scratch) / "warm.txt"
         warm.write_text("A word to begin with.")
         child = subprocess.Popen(
@@ -107,17 +127,20 @@ def measure(case: str, given: argparse.Namespace) -> bool:
         idle = held(process)
         child.stdin.write("\n")
         child.stdin.flush()
-        began, first, peak = time.perf_counter(), None, 0
+        began, first, cpu = time.perf_counter(), None, used(process)
+        seen: list[tuple[int, int]] = []
         with RagOwl.open(data, work_jobs=False, **material.LIGHT) as owl:
             while True:
-                peak = max(peak, held(process))
                 jobs = [job for job in owl.jobs() if job.collection == "c"]
+                seen.append((jobs[0].items if jobs else 0, held(process)))
                 if first is None and jobs and jobs[0].items and owl.search("c", "word1q", k=1):
                     first = time.perf_counter() - began
                 if child.poll() is not None or (jobs and jobs[0].finished):
                     break
                 time.sleep(0.2)
+            cpu = used(process) - cpu
         seconds = time.perf_counter() - began
+        peak = max(each for _, each in seen)
         state, added, skipped, items = child.stdout.readline().split()
         child.communicate("\n")
         wrong = problems(data)
@@ -125,6 +148,8 @@ def measure(case: str, given: argparse.Namespace) -> bool:
         print(
             f"{what}: {state}, {int(added):,} documents, {int(items):,} items in {seconds:.0f} s; "
             f"first found after {first or seconds:.1f} s; "
+            f"{size / 2**20 / seconds:.2f} MiB/s, {cpu:.0f} s of CPU ({size / 2**20 / cpu:.2f} "
+            f"MiB for a second of it); most memory by quarters {quarters(seen, int(items))} MiB; "
             f"idle {idle / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB, "
             f"{(peak - idle) / 2**20:.0f} MiB over it (limit {LIMIT / 2**20:.0f}); "
             f"{wrong or 'folder of one piece'}; {'PASSED' if well else 'FAILED'}",
