@@ -305,8 +305,8 @@ On {constants.machine}:
 
 ## What will give first
 
-- **10⁷**: a merged segment of all vectors is {merged}: a process without a copy of it waits for the
-  network. FAISS `ivf` is chosen by itself; its vectors must fit into memory.
+- **10⁷**: the vectors are {merged}, in segments of 512 MiB at most: a process without copies of
+  them waits for the network. FAISS `ivf` is chosen by itself; its vectors must fit into memory.
 - **10⁹**: {all_rows} of database make PostgreSQL's full-text index the narrowest part: it is one
   server, and nothing here spreads it. A filter that leaves many millions of items is asked of
   Milvus key by key. Split what can be split into collections with databases of their own.
