@@ -306,9 +306,7 @@ function request(asked, conversation) {
     collection: asked.collection,
     question: asked.text,
     stream: true,
-    ...(asked.k && { k: asked.k }),
-    ...(asked.model && { model: asked.model }),
-    ...(asked.filters && { filters: asked.filters }),
+    ...asked.options,
     ...(conversation && { conversation_id: conversation }),
   };
   if (!asked.pictures?.length && !asked.video) return { json };

@@ -100,7 +100,7 @@ async function one(main, name) {
         h(
           "span",
           { class: "small-print" },
-          ` compared by ${now.text_embedder} and ${now.picture_embedder}`,
+          ` searched with ${plain(now.text_embedder)} and ${plain(now.picture_embedder)}`,
         ),
       );
   };
@@ -165,6 +165,9 @@ async function one(main, name) {
   await load();
   return () => zone.leave();
 }
+
+/** An embedder's name without its revision. */
+const plain = (name) => name.split("/").at(-1).split("@")[0];
 
 function row(collection, document, changed, show) {
   const remove = async () => {

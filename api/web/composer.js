@@ -1,13 +1,12 @@
 // Where a question is written: its words, its pictures, its video, and how it is to be answered.
 
-import { get } from "./api.js";
-import { filterRows } from "./filters.js";
 import { announce, h, icon, plural, replace } from "./dom.js";
+import { answerOptions } from "./options.js";
 
 const MOST = 8; // pictures that fit the eye; the service has its own limit
 
 export class Composer {
-  /** on.ask({text, pictures, video, k, model, filters}), on.stop(), on.files(files that are no pictures) */
+  /** on.ask({text, pictures, video, options}), on.stop(), on.files(files that are no pictures) */
   constructor(on) {
     this.on = on;
     this.attached = []; // {file, url, kind}
@@ -41,7 +40,7 @@ export class Composer {
       { type: "submit", class: "send", "aria-label": "Ask" },
       icon("send"),
     );
-    this.options = this.makeOptions();
+    this.options = answerOptions("ask-options");
     this.toggle = h(
       "button",
       {
@@ -79,48 +78,21 @@ export class Composer {
         this.toggle,
         this.sendButton,
       ),
-      this.options,
+      this.options.element,
       h(
         "p",
         { id: "composer-hint", class: "hint" },
         "Drop or paste pictures. Enter asks, Shift+Enter makes a new line.",
       ),
     );
+    // What a browser will not send is shown to be corrected.
+    this.element.addEventListener("invalid", () => this.flip(true), true);
     this.show();
   }
 
-  makeOptions() {
-    this.k = h("input", {
-      id: "opt-k",
-      type: "number",
-      min: 1,
-      max: 400,
-      placeholder: "as set",
-      inputmode: "numeric",
-    });
-    this.model = h("select", { id: "opt-model" }, h("option", { value: "" }, "as set"));
-    this.filters = filterRows();
-    get("v1/answerers")
-      .then(({ data }) =>
-        this.model.append(
-          ...data.map((one) =>
-            h("option", { value: one.name }, one.name + (one.default ? " (default)" : "")),
-          ),
-        ),
-      )
-      .catch(() => {}); // the choice stays at the default
-    return h(
-      "div",
-      { id: "ask-options", class: "options", hidden: true },
-      h("div", { class: "field" }, h("label", { for: "opt-k" }, "Sources"), this.k),
-      h("div", { class: "field" }, h("label", { for: "opt-model" }, "Answered by"), this.model),
-      this.filters.element,
-    );
-  }
-
-  flip() {
-    this.options.hidden = !this.options.hidden;
-    this.toggle.setAttribute("aria-expanded", String(!this.options.hidden));
+  flip(open = this.options.element.hidden) {
+    this.options.element.hidden = !open;
+    this.toggle.setAttribute("aria-expanded", String(open));
   }
 
   fit() {
@@ -214,9 +186,7 @@ export class Composer {
       text,
       pictures: pictures.map((one) => one.file),
       video: this.attached.find((one) => one.kind === "video")?.file ?? null,
-      k: this.k.value ? Number(this.k.value) : null,
-      model: this.model.value || null,
-      filters: this.filters.value(),
+      options: this.options.value(),
     };
     this.text.value = "";
     for (const one of this.attached) if (one.url) URL.revokeObjectURL(one.url);

@@ -1,11 +1,12 @@
 // The panel beside the answer: every source that was read, the cited ones first, each with its
 // verdict, and a switch to ask again without it.
 
-import { get, itemPath } from "./api.js";
+import { get, itemPath, media } from "./api.js";
 import { announce, h, icon, plural, problem, replace } from "./dom.js";
 import { verdict } from "./verdict.js";
 import { view, where } from "./viewer.js";
 
+const MOST_THUMBNAILS = 24; // with a key each is a request of its own
 const KINDS = { passage: "text", page: "page", picture: "picture", video: "video" };
 
 export class Evidence {
@@ -129,7 +130,9 @@ export class Evidence {
   card(card, open) {
     const { marker, item, cited } = card;
     const title = item.title || item.document_name;
-    const place = cited.length ? where(cited[0].citation.location) : where(item.location);
+    // A whole passage is no place: only what is cited in it is.
+    const located = cited[0]?.citation.location ?? (item.kind === "passage" ? null : item.location);
+    const place = [item.document_name.split("/").at(-1), where(located)].filter(Boolean).join(", ");
     const body = h("div", { class: "card-body", hidden: true });
     const expand = (on) => {
       button.setAttribute("aria-expanded", String(on));
@@ -161,9 +164,10 @@ export class Evidence {
           "span",
           { class: "place" },
           icon(KINDS[item.kind] ?? "text"),
-          `${item.document_name.split("/").at(-1)}, ${place}`,
+          place,
         ),
       ),
+      item.picture && marker <= MOST_THUMBNAILS && this.thumbnail(item),
       icon("down-arrow", "chevron"),
     );
     const quotes = cited.filter((one) => one.citation.quote);
@@ -189,6 +193,26 @@ export class Evidence {
     );
     if (open) expand(true);
     return element;
+  }
+
+  thumbnail(item) {
+    const { turn } = this;
+    const collection = turn.answer?.collection ?? turn.asked.collection;
+    const img = h("img", { class: "thumb", alt: "", loading: "lazy", decoding: "async" });
+    media(`${itemPath(collection, item.id)}/thumbnail?size=128`).then(
+      ({ url, free }) => {
+        this.later(turn, img)(free);
+        img.src = url;
+      },
+      () => img.remove(), // it only decorates
+    );
+    return img;
+  }
+
+  /** Takes what lets go of something loaded: at once where it is shown no more. */
+  later(turn, element) {
+    return (free) =>
+      this.turn === turn && element.isConnected ? this.freed.push(free) : free();
   }
 
   useSwitch(card, title) {
@@ -224,8 +248,7 @@ export class Evidence {
 
   async fill(body, card) {
     const turn = this.turn;
-    const later = (free) =>
-      this.turn === turn && body.isConnected ? this.freed.push(free) : free();
+    const later = this.later(turn, body);
     try {
       const collection = turn.answer?.collection ?? turn.asked.collection;
       // A citation of an older answer may know its item by id alone.

@@ -108,6 +108,7 @@ export class Turn {
       this.laidOut(),
       this.warnings(),
       this.actions(),
+      (this.remark = h("div", { class: "remark" }, answer.rating === -1 && this.remarkForm())),
     );
     const said = answer.abstained
       ? "No answer found."
@@ -283,17 +284,53 @@ export class Turn {
     );
   }
 
+  sendRating(rating, comment = null) {
+    const json = { rating, ...(comment && { comment }) };
+    return call("POST", `${answerPath(this.answer.id)}/rating`, { json });
+  }
+
   async rate(value) {
     const rating = this.answer.rating === value ? 0 : value;
     try {
-      await call("POST", `${answerPath(this.answer.id)}/rating`, { json: { rating } });
+      await this.sendRating(rating);
     } catch (error) {
       return this.body.append(problem(error));
     }
     this.answer.rating = rating;
+    this.answer.rating_comment = null;
+    replace(this.remark, rating === -1 && this.remarkForm());
     for (const button of this.body.querySelectorAll("[data-rating]"))
       button.setAttribute("aria-pressed", String(Number(button.dataset.rating) === rating));
     announce(rating === 0 ? "Rating taken back." : "Thank you, rated.");
+  }
+
+  /** What somebody has to say about a bad answer. */
+  remarkForm() {
+    const input = h("input", {
+      "aria-label": "What is wrong with it?",
+      placeholder: "What is wrong with it?",
+      maxlength: 2000,
+      value: this.answer.rating_comment ?? "",
+    });
+    const send = async (event) => {
+      event.preventDefault();
+      const comment = input.value.trim();
+      if (!comment) return input.focus();
+      try {
+        await this.sendRating(-1, comment);
+        this.answer.rating_comment = comment;
+        announce("Thank you, noted.");
+        replace(this.remark, h("p", { class: "small-print" }, "Thank you, noted."));
+      } catch (error) {
+        this.remark.append(problem(error));
+      }
+    };
+    return h(
+      "form",
+      { class: "row", onsubmit: send },
+      input,
+      h("button", { type: "submit", class: "plain" }, "Send"),
+    );
   }
 
   async copy() {

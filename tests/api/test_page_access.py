@@ -83,6 +83,10 @@ def test_nothing_is_wider_than_a_phone(
     view(page)
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= PHONE["width"]
+    for row in page.locator(".filter-row").all():  # its own view scrolls
+        box = row.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= PHONE["width"]
     if view is asked:  # evidence stands below the answer
         answer, evidence = (
             page.locator(each).bounding_box() for each in (".answer-text", ".evidence")

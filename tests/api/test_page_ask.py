@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser import SCRIPT, ask, drop
@@ -80,6 +81,9 @@ def test_a_picture_is_asked_about_and_the_passage_is_marked(page: Page, files: P
     expect(picture).to_be_visible()
     assert picture.evaluate("img => img.naturalWidth") > 0
     expect(evidence.locator(".verdict").first).to_have_text("supported")
+    small = evidence.locator(".card:not(.open) .thumb").first  # sources are told by their pictures
+    expect(small).to_be_visible()
+    page.wait_for_function("() => document.querySelector('.card:not(.open) .thumb').naturalWidth")
     # Evidence stands beside the answer.
     assert evidence.bounding_box()["x"] > answer.bounding_box()["x"] + 300  # type: ignore[index]
 
@@ -178,6 +182,32 @@ def test_script_in_documents_questions_and_names_is_shown_as_text(page: Page) ->
     assert page.title() == "birds – rag_owl"
 
 
+def test_script_in_metadata_and_comments_is_shown_as_text(page: Page, site: str) -> None:
+    words = "The ptarmigan of Hollow Fell turns white in October."
+    sent = httpx.post(
+        f"{site}/v1/collections/hostile/documents",
+        files={"files": ("ptarmigan.txt", words)},
+        data={"metadata": json.dumps({"note": SCRIPT, SCRIPT: [SCRIPT]})},
+    )
+    job = sent.raise_for_status().json()["job"]["id"]
+    assert "done" in httpx.get(f"{site}/v1/jobs/{job}/events", timeout=60).text
+    page.goto(f"{site}/#/ask/hostile")
+    expect(page.get_by_role("heading", name="Ask hostile")).to_be_visible()
+    ask(page, "When does the ptarmigan of Hollow Fell turn white?")
+    page.locator(".card-head").first.click()
+    facts = page.locator(".about dl").first
+    expect(facts.locator("dt")).to_have_text(["note", SCRIPT])
+    expect(facts.locator("dd")).to_have_text([SCRIPT, json.dumps([SCRIPT])])
+    answer = httpx.get(f"{site}/v1/answers?collection=hostile").json()["data"][0]
+    rating = {"rating": -1, "comment": SCRIPT}
+    httpx.post(f"{site}/v1/answers/{answer['id']}/rating", json=rating).raise_for_status()
+    page.goto(f"{site}/#/answers/{answer['id']}")
+    expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("What is wrong with it?")).to_have_value(SCRIPT)
+    assert page.locator("main img[src='x']").count() == 0
+    assert page.title() == "Answer – rag_owl"
+
+
 def test_a_source_is_switched_off_and_what_changes_is_shown(page: Page) -> None:
     ask(page, "How many grams does the barn owl of Greyfield weigh?")
     use = page.get_by_role("switch", name="Use 🦉 Field notes 🦉 as a source")
@@ -211,6 +241,12 @@ def test_an_answer_is_rated_and_saved(page: Page, tmp_path: Path) -> None:
     good = page.get_by_role("button", name="Good answer")
     good.click()
     expect(good).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Bad answer").click()
+    page.get_by_label("What is wrong with it?").fill("It is the wrong Kenya.")
+    page.keyboard.press("Enter")
+    expect(page.locator(".remark")).to_have_text("Thank you, noted.")
+    good.click()
+    expect(page.locator(".remark")).to_be_empty()
     with page.expect_download() as saving:
         page.get_by_role("button", name="Save as HTML").click()
     saving.value.save_as(tmp_path / "answer.html")
@@ -225,6 +261,11 @@ def test_an_answer_is_rated_and_saved(page: Page, tmp_path: Path) -> None:
 def test_filters_and_options_are_sent(page: Page) -> None:
     page.get_by_role("button", name="Options").click()
     page.get_by_label("Sources").fill("2")
+    page.get_by_label("Longest answer").fill("50")
+    page.get_by_label("Text to read").fill("4000")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("switch", name="Leave out what no source bears out").click()
+    page.get_by_role("switch", name="Measure what each source adds").click()
     page.get_by_role("button", name="Filter by metadata").click()
     page.get_by_label("Field").fill("no-such-field")
     page.get_by_label("Value").fill("7")
@@ -232,8 +273,22 @@ def test_filters_and_options_are_sent(page: Page) -> None:
         ask(page, "What is the capital of Kenya?")
     sent = json.loads(asked.value.post_data or "")
     assert sent["k"] == 2
+    assert (sent["max_tokens"], sent["budget"], sent["seed"]) == (50, 4000, 7)
+    assert (sent["require_support"], sent["verify"]) == (True, "full")
     assert sent["filters"] == {"field": "no-such-field", "op": "==", "value": 7}
     expect(page.locator(".turn .state")).to_contain_text("No answer found.")
+
+
+def test_a_choice_that_cannot_be_is_shown_to_be_corrected(page: Page) -> None:
+    options = page.get_by_role("button", name="Options")
+    options.click()
+    page.get_by_label("Sources").fill("9999")
+    options.click()
+    expect(page.get_by_label("Sources")).to_be_hidden()
+    page.get_by_role("textbox", name="Question").fill("What is the capital of Kenya?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Sources")).to_be_focused()
+    assert page.locator(".turn").count() == 0
 
 
 def test_a_refused_question_says_why_and_can_be_tried_again(page: Page) -> None:

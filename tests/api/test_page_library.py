@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +86,22 @@ def test_what_was_skipped_is_listed_with_its_reason(page: Page, site: str) -> No
     job.get_by_text("1 file skipped, and why").click()
     expect(job.locator(".skipped-files .name")).to_have_text("bad.pdf")
     expect(job.locator(".skipped-files .reason")).not_to_be_empty()
+
+
+def test_script_in_names_and_reasons_of_what_was_skipped_is_text(page: Page, site: str) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    row = json.dumps({"text": "An owl.", "image": f"{name}.png"})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{name}.png", b"\x89PNG\r\n\x1a\nno picture")
+    send(site, "hostile", {"rows.jsonl": row.encode(), "packed.zip": packed.getvalue()})
+    page.goto(f"{site}/#/jobs")
+    job = page.locator(".job", has_text="hostile").first
+    job.get_by_text("2 files skipped, and why").click()
+    skipped = job.locator(".skipped-files")
+    expect(skipped.locator(".name", has_text=name)).to_have_count(1)
+    expect(skipped.locator(".reason", has_text=name)).to_have_count(1)
+    assert page.locator("main img").count() == 0
 
 
 def test_a_job_shows_its_progress_and_is_cancelled_and_retried(page: Page, site: str) -> None:
