@@ -1,6 +1,6 @@
 """owl-nano trained further on the sample's own questions, beside the shipped one.
 
-    python -m benchmarks.quality.further [--minutes 8] [--learnt 700] [--asked 300]
+    python -m benchmarks.quality.further [--minutes 4] [--learnt 450] [--asked 220]
 
 The sample is ingested; the countries are parted in two. Of one half's questions examples are made
 (`rag-owl train make-data`) and learnt (`rag-owl train run nano`); of the other half's, both models
@@ -60,12 +60,16 @@ def ask_all(owl: RagOwl, questions: list[Any], model: str) -> list[bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--learnt", type=int, default=700)
-    parser.add_argument("--asked", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--learnt", type=int, default=450)
+    parser.add_argument("--asked", type=int, default=220)
     args = parser.parse_args()
     print(machine.describe(), flush=True)
     began = time.perf_counter()
+
+    def passed(what: str) -> None:
+        print(f"{(time.perf_counter() - began) / 60:.1f} minutes: {what}", flush=True)
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         owl = open_sample(folder)
@@ -74,8 +78,12 @@ def main() -> None:
         file.write_text("\n".join(map(json.dumps, learnt)), encoding="utf-8")
         made = train_data.make(owl, COLLECTION, dataset.load(file), folder / "examples")
         print(f"{made['examples']} examples: {made['kinds']}", flush=True)
+        passed("the examples are made")
         before = ask_all(owl, asked, "owl-nano")
+        passed("the shipped model is asked")
         new = further.run(folder / "examples", folder / "run", minutes=args.minutes)
+        card = json.loads((new / "card.json").read_text(encoding="utf-8"))
+        passed(f"{card['name']}: {card['steps']} steps on {card['examples']} examples")
         after = ask_all(owl, asked, str(new))
         owl.close()
     by_kind: dict[str, list[int]] = defaultdict(list)
