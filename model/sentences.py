@@ -19,7 +19,7 @@ from rag_owl.types import Attribution, Context, Draft
 
 ABSTENTION = "The collection does not seem to hold an answer to this question."
 THRESHOLD = 0.5  # cosine of question and sentence under all-MiniLM-L6-v2
-# By logistic regression on validation questions: python -m benchmarks.quality.abstention
+# Rough values; `python -m benchmarks.quality.sentences` fits them on validation questions and cards
 SLOPE, OFFSET = 9.0, -5.5
 _MARGIN = 0.05  # a second and third sentence must come this near to the best
 _MOST = 3

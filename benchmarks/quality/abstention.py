@@ -122,22 +122,6 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sentences(data: Path, count: int, calibration: bool) -> tuple[Floats, Floats]:
-    """Of the plainest answerer: cosines of the best sentence with and without the answer."""
-    from rag_owl.indexer.embed import load_text_embedder
-    from rag_owl.model.sentences import OFFSET, SLOPE, SentencesAnswerer
-
-    model = SentencesAnswerer(load_text_embedder())
-    found: tuple[list[float], list[float]] = ([], [])
-    for case in cases(data, count, calibration=calibration, seed=5):
-        without = list(case.texts)
-        without[case.gold] = case.replaced
-        for texts, out in zip((case.texts, without), found, strict=True):
-            likely = model.answer(context(case.question, texts)).answerable or 1e-9
-            out.append((np.log(likely / (1 - likely)) - OFFSET) / SLOPE)
-    return np.array(found[0]), np.array(found[1])
-
-
 def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, float]]:
     """Per threshold: of answerable questions answered, of others answered, F1 of what is said."""
     rows = []
@@ -168,7 +152,6 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=600)
     parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sentences", type=int, default=0, help="questions for `sentences`")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), args.weights)
@@ -188,13 +171,6 @@ def main() -> None:
         print("| {threshold:.2f} | {answered_when_held:.3f} | {answered_when_not:.3f} | "
               "{f1_of_answers:.3f} |".format(**row))  # fmt: skip
     abstention(rows, bins, model.threshold, args.plot)
-    if args.sentences:
-        held, not_held = sentences(args.data, args.sentences, True)
-        both = np.concatenate([held, not_held])
-        slope, offset = logistic(both[:, None], np.repeat([True, False], len(held)))
-        print(f"`sentences`: {slope[0]:.2f} * cosine {offset:+.2f} on {len(held)} questions")
-        held, not_held = sentences(args.data, args.sentences, False)
-        print(f"ROC area on as many others: {roc_area(held.tolist(), not_held.tolist()):.3f}")
     if args.json:
         args.json.write_text(json.dumps({"curve": rows, "reliability": bins}, indent=1))
 

@@ -4,10 +4,12 @@
         [--of flags|things] [--questions 20] [--out FILE.json]
 
 Per kind and number of pictures: "Do the two pictures show the same?", "Which one shows something
-else?", "Which other one shows the same as the first?", "How many show …?". Flags are bad
-photographs of real ones; things are different pictures of one class. Right is an answer whose only
-number (in digits or words, also as an ordinal) is the right one; "yes" or "no" for two pictures.
-Beside the models stand chance, and the eyes alone: the picture embedder's cosines without a model.
+else?", "Which other one shows the same as the first?", "How many show …?" (by its name: beside it
+stand five items, one of them of that name with another picture of it, as retrieval would find it).
+Flags are bad photographs of real ones; things are different pictures of one class. Right is an
+answer whose only number (in digits or words, also as an ordinal) is the right one; "yes" or "no"
+for two pictures. Beside the models stand chance, and the eyes alone: the picture embedder's cosines
+without a model.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ from rag_owl import RagOwl
 from rag_owl.errors import RagOwlError
 from rag_owl.evaluation import scores
 from rag_owl.ports import PictureEmbedder
-from rag_owl.types import Context, Draft, Question
+from rag_owl.types import Context, Draft, ImageLocation, Item, Question, Retrieved
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+ITEMS = 5  # retrieved beside a question for a name
 _NUMBER = re.compile(rf"\d+|\b(?:{'|'.join([*WORDS, *ORDINALS[1:], 'none'])})\b", re.I)
 _PRONOUN = re.compile(rf"\b({'|'.join([*ORDINALS[1:], 'the', 'this', 'that'])})\s+one\b", re.I)
 
@@ -46,6 +49,7 @@ class Case:
     pictures: Sequence[Image.Image]
     answer: str  # "yes", "no" or a number in digits
     chance: float
+    items: Sequence[tuple[str, Image.Image]] = ()  # what is retrieved: title and picture
 
 
 def make(kind: str, n: int, groups: Sequence[Group], rng: random.Random) -> Case:
@@ -69,11 +73,19 @@ def make(kind: str, n: int, groups: Sequence[Group], rng: random.Random) -> Case
         asked = "Which of the other pictures shows the same as the first one?"
         return Case(kind, asked, pictures, str(at + 1), 1 / (n - 1))
     count = rng.randint(1, n)
+    used = {id(group) for group in (same, other, *rest)}
+    apart = [group for group in groups if id(group) not in used]
+    beside = rng.sample(apart, min(ITEMS - 1, len(apart)))
+    items = [(group.name, group.pictures[0]) for group in (same, *beside)]
+    rng.shuffle(items)
+    if len(same.pictures) > 1:  # what is retrieved is none of those shown
+        same = Group(same.name, same.pictures[1:])
     pictures = [same.view(rng) for _ in range(count)]
     pictures += [group.view(rng) for group in (other, *rest)[: n - count]]
     rng.shuffle(pictures)
     name = same.name if same.name.startswith("the ") else f"this: {same.name}"
-    return Case(kind, f"How many of these pictures show {name}?", pictures, str(count), 1 / n)
+    asked = f"How many of these pictures show {name}?"
+    return Case(kind, asked, pictures, str(count), 1 / n, items)
 
 
 KINDS = {
@@ -170,8 +182,19 @@ def main() -> None:
 
 def _ask(owl: RagOwl, name: str, case: Case, put: Any) -> float:
     question = Question("benchmark", case.question, tuple(put(p) for p in case.pictures))
+    sources = tuple(
+        Retrieved(
+            Item(
+                id=str(i), document_id=str(i), document_name=str(i), revision=1, ordinal=0,
+                kind="picture", title=title, location=ImageLocation(), picture=put(picture),
+            ),
+            1.0,
+        )
+        for i, (title, picture) in enumerate(case.items)
+    )  # fmt: skip
     try:
-        return float(is_right(owl.models.answerer(name).answer(Context(question, ())), case))
+        draft = owl.models.answerer(name).answer(Context(question, sources))
+        return float(is_right(draft, case))
     except RagOwlError as error:
         print(f"    {name} failed on {len(case.pictures)} pictures: {error}")
         return 0.0
