@@ -95,6 +95,8 @@ def backup(
             f"{report.size:,} bytes",
             highlight=False,
         )
+        if report.elsewhere:
+            out.print("Vectors in Milvus are not in it: a restore computes them anew.")
     if report.lacking:
         raise CorruptData(
             f"the backup is written, but {len(report.lacking)} files were missing or damaged "
@@ -136,6 +138,13 @@ def restore(
     )
     if report.embedders:
         out.print(f"Questions load {escape(', '.join(report.embedders))}.", highlight=False)
+    if report.reindexed:
+        out.print(
+            f"Vectors of {escape(', '.join(report.reindexed))} are not in the backup: a job makes "
+            "them again when the folder is opened next, by rag-owl serve or worker. Until it "
+            "is done, questions there find too little or are refused.",
+            highlight=False,
+        )
     if report.lacking:
         out.print(
             f"{len(report.lacking)} things are not in the backup either "

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from rag_owl.backup import Vectors
 from rag_owl.db import GenerationRow
-from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.milvus import PREFIX
 from rag_owl.indexer.segment_store import SegmentStore
@@ -17,10 +16,11 @@ from rag_owl.restore import RestoredVectors
 from rag_owl.store import collections
 
 
-def export_vectors(store: SegmentStore, segment: str) -> Vectors:
-    """Raises `CorruptData` where the segment is missing or damaged, or changes while it is read."""
+def export_vectors(store: SegmentStore, segment: str) -> Vectors | None:
+    """None for what is in Milvus, which has backups of its own. Raises `CorruptData` where the
+    segment is missing or damaged, or changes while it is read."""
     if segment.startswith(PREFIX):
-        raise CorruptData(f"segment {segment} is in Milvus, which is not copied")
+        return None
     opened = store.verify(segment)
 
     def blocks() -> Iterator[bytes]:

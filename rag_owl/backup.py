@@ -42,8 +42,9 @@ class Vectors:
     blocks: Iterator[bytes]
 
 
-Export = Callable[[str], Vectors]
-"""A segment's vectors by its id. Raises `CorruptData` where they are damaged."""
+Export = Callable[[str], Vectors | None]
+"""A segment's vectors by its id; None: another system keeps them. Raises `CorruptData` where they
+are damaged."""
 
 
 Watch = Callable[[int, int], bool]
@@ -64,6 +65,8 @@ class BackupReport:
     segments: int
     lacking: tuple[str, ...] = ()
     """What should be in it and is missing or damaged here: `blob …`, `segment …`, `upload …`."""
+    elsewhere: tuple[str, ...] = ()
+    """Segments whose vectors another system keeps, and which a restore computes anew."""
 
 
 def write_backup(
@@ -170,6 +173,7 @@ class _Backup:
         self._rows: dict[str, int] = {}
         self._segments: list[str] = []
         self._lacking: list[str] = []
+        self._elsewhere: list[str] = []
 
     def write(self) -> BackupReport:
         with Keys(self._scratch) as keys:
@@ -195,7 +199,8 @@ class _Backup:
             for segment in sorted(self._segments):
                 self._add_segment(segment)
             blobs = sum(self._add_blob(key) for key in keys.all())
-        segments = len(self._segments) - sum(x.startswith("segment ") for x in self._lacking)
+        segments = len(self._segments) - len(self._elsewhere)
+        segments -= sum(each.startswith("segment ") for each in self._lacking)
         self._writer.end({"rows": self._rows, "lacking": self._lacking})
         return BackupReport(
             str(self._target),
@@ -205,6 +210,7 @@ class _Backup:
             blobs,
             segments,
             tuple(self._lacking),
+            tuple(self._elsewhere),
         )
 
     def _watched(self, connection: Any, keys: Keys) -> Iterator[tuple[str, tables.Row]]:
@@ -234,6 +240,9 @@ class _Backup:
             vectors = self._export(segment)
         except RagOwlError:
             self._lacking.append(f"segment {segment}")
+            return
+        if vectors is None:
+            self._elsewhere.append(segment)
             return
         self._writer.add(f"segments/{segment}.ids", vectors.ids)
         size = 4 * vectors.count * vectors.dimension

@@ -40,7 +40,7 @@ from rag_owl.db import (
 )
 from rag_owl.errors import Conflict, DataFolderError, InvalidInput
 from rag_owl.ports import BlobStore
-from rag_owl.store import blob_uses, collections, tables
+from rag_owl.store import blob_uses, collections, jobs, tables
 
 _READ = 1 << 20
 
@@ -82,6 +82,7 @@ class RestoreReport:
     keys: int  # that open the service again, unless they expired or were revoked
     embedders: tuple[str, ...]  # which questions and documents will load
     lacking: tuple[str, ...] = ()  # `blob …`, `segment …`, `upload …`: not in the backup either
+    reindexed: tuple[str, ...] = ()  # collections whose lacking vectors a waiting job makes again
 
 
 def read_backup(
@@ -204,6 +205,8 @@ class _Restore:
     stored: int = 0  # blobs
     uploads: set[str] = field(default_factory=set)
     identity: str = ""
+    not_whole: set[int] = field(default_factory=set)  # keys of collections
+    made_whole: list[str] = field(default_factory=list)  # their names
 
     def run(self, connection: Connection) -> RestoreReport:
         scratch = self.place / "scratch"
@@ -215,6 +218,7 @@ class _Restore:
         with Session(connection) as session:
             self._neutralize_jobs(session, lacking)
             segments = self._segments(session, scratch, lacking)
+            self._make_whole(session)
             report = self._report(session, segments, lacking)
             session.flush()
         self.files.mark(self.place, self.identity)  # after all that could be refused
@@ -354,7 +358,7 @@ class _Restore:
 
     def _segments(self, session: Session, scratch: Path, lacking: list[str]) -> int:
         """Indexes are made here, out of plain numbers: an index's own format is not for strangers'
-        files. What is lacking is computed anew by `doctor --deep`."""
+        files. What a live generation lacks is computed anew by a job."""
         written = 0
         generations = {row.key: row for row in session.scalars(select(GenerationRow))}
         for row in session.scalars(select(SegmentRow).order_by(SegmentRow.id)):
@@ -362,6 +366,8 @@ class _Restore:
             ids, vectors = scratch / f"{row.id}.ids", scratch / f"{row.id}.vectors"
             if not (ids.is_file() and vectors.is_file()):
                 lacking.append(f"segment {row.id}")
+                if row.active and generation.state == "live":
+                    self.not_whole.add(generation.collection_key)
                 continue
             dimension = (
                 generation.text_dimension if row.channel == "text" else generation.picture_dimension
@@ -391,6 +397,15 @@ class _Restore:
             written += 1
         return written
 
+    def _make_whole(self, session: Session) -> None:
+        """Begin what makes lost vectors again: of damaged segments, or of Milvus, which has copies
+        of its own."""
+        for key in sorted(self.not_whole):
+            (collection,) = collections.of_keys(session, [key])
+            if not collections.DELETED.fullmatch(collection.name):
+                jobs.create(session, key, "reindex", {"action": "build"})
+                self.made_whole.append(collection.name)
+
     def _report(self, session: Session, segments: int, lacking: list[str]) -> RestoreReport:
         generations = session.scalars(select(GenerationRow).where(GenerationRow.state == "live"))
         embedders = {e for row in generations for e in (row.text_embedder, row.picture_embedder)}
@@ -408,6 +423,7 @@ class _Restore:
             keys=self.rows.get(KeyRow.__tablename__, 0),
             embedders=tuple(sorted(embedders)),
             lacking=tuple(lacking),
+            reindexed=tuple(self.made_whole),
         )
 
 

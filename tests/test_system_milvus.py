@@ -233,3 +233,25 @@ def test_a_collection_that_milvus_lost_is_made_again(
             owl.search("things", "which bird hunts in the dark", channels=["text"])
         assert owl.repair() >= 1
         assert names(owl, "which bird hunts in the dark", k=1, channels=["text"]) == ["owls.txt"]
+
+
+def test_a_restore_makes_the_vectors_again_that_a_backup_leaves_to_milvus(
+    opened: Callable[..., RagOwl],
+    files: Path,
+    server: str,
+    tmp_path: Path,
+    embedders: dict[str, Any],
+) -> None:
+    with opened(vector_engine="milvus") as owl:
+        owl.ingest("things", [files])
+        report = owl.backup(tmp_path / "owl.backup")
+    assert (report.lacking, len(report.elsewhere), report.segments) == ((), 2, 0)
+    restored = RagOwl.restore(tmp_path / "owl.backup", tmp_path / "again", milvus_url=server)
+    assert restored.reindexed == ("things",)
+    with RagOwl.open(tmp_path / "again", milvus_url=server) as owl:
+        owl.models._loaded.update(embedders)
+        (job,) = [job for job in owl.jobs() if job.kind == "reindex"]
+        assert owl.wait_for_job(job.id).state == "done"
+        assert names(owl, "which bird hunts in the dark", k=1, channels=["text"]) == ["owls.txt"]
+        assert names(owl, "", images=[files / "noise.png"], k=1) == ["noise.png"]
+        assert owl.generations("things")[0].vectors == 4

@@ -477,6 +477,26 @@ def test_a_backup_job_is_cancelled_also_while_it_waits(tmp_path: Path, files: Pa
         assert check_backup(file)["lacking"] == []
 
 
+def test_vectors_that_a_backup_lacks_are_made_again_after_its_restore(
+    tmp_path: Path, files: Path
+) -> None:
+    with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
+        owl.ingest("c", [files])
+        before = [hit.item.id for hit in owl.search("c", "barn owl", channels=("text",))]
+        for name in list(owl.segments.names()):
+            owl.segments.remove(name)
+        lacking = owl.backup(tmp_path / "b").lacking
+    assert lacking
+    restored = RagOwl.restore(tmp_path / "b", tmp_path / "again", **LIGHT)
+    assert (set(restored.lacking), restored.reindexed) == (set(lacking), ("c",))
+    with RagOwl.open(tmp_path / "again", **LIGHT) as owl:
+        (job,) = [job for job in owl.jobs() if job.kind == "reindex"]
+        assert owl.wait_for_job(job.id).state == "done"
+        after = [hit.item.id for hit in owl.search("c", "barn owl", channels=("text",))]
+    assert after == before
+    assert problems(tmp_path / "again") == []
+
+
 def test_a_full_disk_leaves_no_half_backup(
     tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
