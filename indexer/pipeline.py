@@ -72,6 +72,8 @@ class Ingest:
         self._quota = workshop.quota_of(claim.collection)
         self._held: quotas.Holding | None = None
         self._images: list[tuple[Entry, Image]] = []
+        self._arriving = workshop.blobs.arrivals()
+        self._pictures: list[str] = []  # blobs that the answering model is to look at
         self._size = FIRST_BATCH
         self._since = time.monotonic()
         self._view: Session | None = None
@@ -79,6 +81,12 @@ class Ingest:
 
     def run(self) -> bool:
         """Work until the job is finished (True) or asked to stop (False: it will be resumed)."""
+        try:
+            return self._run()
+        finally:
+            self._arriving.drop()
+
+    def _run(self) -> bool:
         remove_retired(self._shop.engine, self._shop.segments)
         if not self._claim.scanned and not self._scan():
             return False
@@ -288,7 +296,7 @@ class Ingest:
         try:
             if loaded.source is not None:
                 with loaded.source.open("rb") as file:
-                    blob = self._shop.blobs.put(file)
+                    blob = self._arriving.put(file)
                 if blob != (loaded.source_sha256 or loaded.sha256):
                     raise UnreadableMedia("changed while it was read; ingest it again")
                 entry.document = document = replace(document, blob=blob)
@@ -358,9 +366,8 @@ class Ingest:
             if ordinal < skip:
                 continue
             if key is not None and draft.picture is not None and first:
-                self._shop.blobs.put(draft.picture.data)
-                if self._shop.remember_picture is not None:
-                    self._shop.remember_picture(key)
+                self._arriving.put(draft.picture.data)
+                self._pictures.append(key)
             image = draft.picture.image if draft.picture is not None and first else None
             yield _new_item(draft, key, image is not None), image
 
@@ -387,6 +394,10 @@ class Ingest:
             self._view = None
         self._let_reindex_end()
         self._embed_pictures()
+        self._arriving.settle()
+        if self._shop.remember_picture is not None:
+            for key in self._pictures:
+                self._shop.remember_picture(key)
         texts = [text for entry in self._batch.entries for text in entry.texts]
         if texts:
             vectors = self._embedders.text.embed_texts(texts, batch_size=self._shop.batch_size)
@@ -407,6 +418,8 @@ class Ingest:
             self._view.close()
             self._view = None
         self._batch = Batch(reading=reading)
+        self._arriving.drop()
+        self._pictures.clear()
         self._held = None  # it is counted again, with what others did meanwhile
         self._images.clear()
 

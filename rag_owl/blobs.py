@@ -7,7 +7,8 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Set
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,7 @@ from rag_owl.errors import CorruptData, DataFolderError, NotFound
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
+_SYNCED_AT_ONCE = 16  # a journal commits the waits of several files together
 
 
 class FolderBlobs:
@@ -30,40 +32,42 @@ class FolderBlobs:
         What is there already and damaged is written anew. Raises `DataFolderError` when they
         cannot be written (full, read-only).
         """
-        if isinstance(data, bytes):
-            key = hashlib.sha256(data).hexdigest()
-            if self._holds(key, data):
-                return key
+        one = self.arrivals()
         try:
-            self._arriving.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._arriving)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    digest = hashlib.sha256()
-                    blocks = (
-                        [data] if isinstance(data, bytes) else iter(lambda: data.read(_BLOCK), b"")
-                    )
-                    for block in blocks:
-                        digest.update(block)
-                        file.write(block)
-                    file.flush()
-                    os.fsync(file.fileno())
-                key = digest.hexdigest()
-                target = self._target(key)
-                target.parent.mkdir(exist_ok=True)
-                os.replace(name, target)
-                sync_folder(target.parent)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise DataFolderError(
-                f"cannot write to {self.folder}: {error.strerror or error}. "
-                "Make space or check permissions, then run the same command again."
-            ) from error
+            key = one.put(data)
+            one.settle()
+        finally:
+            one.drop()
         return key
 
-    def _holds(self, key: str, data: bytes) -> bool:
+    def arrivals(self) -> _Arrivals:
+        """As `rag_owl.ports.BlobStore` has it: waits for the disk once for many blobs."""
+        return _Arrivals(self)
+
+    def spool(self, data: bytes | IO[bytes]) -> tuple[Path, str]:
+        """A file that holds the bytes, and their key; neither is durable. Raises `OSError`."""
+        self._arriving.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._arriving)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                digest = hashlib.sha256()
+                blocks = [data] if isinstance(data, bytes) else iter(lambda: data.read(_BLOCK), b"")
+                for block in blocks:
+                    digest.update(block)
+                    file.write(block)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return Path(name), digest.hexdigest()
+
+    def place(self, spooled: Path, key: str) -> Path:
+        """The file becomes the blob; the folder it is in now. Raises `OSError`."""
+        target = self._target(key)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(spooled, target)
+        return target.parent
+
+    def holds(self, key: str, data: bytes) -> bool:
         """Whether the bytes lie there undamaged; then they are as new: no orphan yet."""
         target = self._target(key)
         try:
@@ -125,13 +129,64 @@ class FolderBlobs:
         return self.folder / key[:2] / key[2:]
 
 
+class _Arrivals:
+    """Blobs that are taken one by one and put to disk together: many files' waits overlap."""
+
+    def __init__(self, blobs: FolderBlobs) -> None:
+        self._blobs = blobs
+        self._spooled: dict[str, Path] = {}  # by key
+
+    def put(self, data: bytes | IO[bytes]) -> str:
+        if isinstance(data, bytes):
+            key = hashlib.sha256(data).hexdigest()
+            if key in self._spooled or self._blobs.holds(key, data):
+                return key
+        with self._explained():
+            path, key = self._blobs.spool(data)
+            if key in self._spooled:
+                path.unlink()
+            else:
+                self._spooled[key] = path
+        return key
+
+    def settle(self) -> None:
+        if not self._spooled:
+            return
+        with self._explained(), ThreadPoolExecutor(_SYNCED_AT_ONCE) as pool:
+            for _ in pool.map(_sync, self._spooled.values()):
+                pass
+            folders = {self._blobs.place(path, key) for key, path in self._spooled.items()}
+            for _ in pool.map(_sync, (*folders, self._blobs.folder)):  # some are new
+                pass
+            self._spooled.clear()
+
+    def drop(self) -> None:
+        for path in self._spooled.values():
+            path.unlink(missing_ok=True)
+        self._spooled.clear()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataFolderError(
+                f"cannot write to {self._blobs.folder}: {error.strerror or error}. "
+                "Make space or check permissions, then run the same command again."
+            ) from error
+
+
 def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -49,6 +49,7 @@ class BlobStore(Protocol):
     """Bytes by their own sha256. `put` returns only after the bytes are on the disk."""
 
     def put(self, data: bytes | IO[bytes]) -> str: ...
+    def arrivals(self) -> BlobArrivals: ...
     def get(self, key: str) -> bytes: ...
     def path(self, key: str) -> Path:
         """A local file that holds the blob (a cached copy when the store is remote)."""
@@ -56,6 +57,22 @@ class BlobStore(Protocol):
 
     def exists(self, key: str) -> bool: ...
     def delete(self, key: str) -> None: ...
+
+
+class BlobArrivals(Protocol):
+    """Blobs for one transaction. For one thread."""
+
+    def put(self, data: bytes | IO[bytes]) -> str:
+        """Take the bytes, which are stored only when `settle` has returned; their key."""
+        ...
+
+    def settle(self) -> None:
+        """Return when all that was put is on the disk."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what was put and is not settled; nothing else."""
+        ...
 
 
 class Retriever(Protocol):

@@ -54,6 +54,10 @@ class RemoteBlobs:
             self._cache.add(*_place(key), arriving.replace)
         return key
 
+    def arrivals(self) -> _Arrivals:
+        """As `rag_owl.ports.BlobStore` has it; here each blob is stored when it is put."""
+        return _Arrivals(self)
+
     def get(self, key: str) -> bytes:
         """Raises `NotFound`, `StorageUnavailable`, or `CorruptData` when they are other bytes."""
         data = self.path(key).read_bytes()
@@ -131,6 +135,17 @@ class RemoteBlobs:
         if not is_key(key):  # keys reach us over HTTP; never let one become a path
             raise NotFound(f"{key!r} is not a blob key (64 hexadecimal digits)")
         return f"blobs/{key[:2]}/{key[2:]}"
+
+
+class _Arrivals:
+    def __init__(self, blobs: RemoteBlobs) -> None:
+        self.put = blobs.put
+
+    def settle(self) -> None:
+        """Nothing is left to do."""
+
+    def drop(self) -> None:
+        """Nothing is left to forget."""
 
 
 def _spool(data: bytes | IO[bytes], target: Path) -> str:

@@ -185,6 +185,22 @@ def test_merging_is_not_stopped_by_one_small_segment() -> None:
     assert chosen() == []
 
 
+def test_a_long_job_rewrites_vectors_seldom_and_in_segments_of_bounded_size() -> None:
+    most, rewritten, segments = 100_000, 0, [SegmentInfo("0", "text", "flat", 1_000)]
+    for at in range(1, 1_000):
+        segments.append(SegmentInfo(str(at), "text", "flat", 1_000))
+        unfinished = [each for each in segments if 2 * each.count <= most]
+        if len(unfinished) > merge.MOST_SEGMENTS:
+            chosen = merge._choose_quickly(unfinished, most)
+            together = sum(each.count for each in chosen)
+            assert together <= most
+            segments = [each for each in segments if each not in chosen]
+            segments.append(SegmentInfo(f"m{at}", "text", "ivf", together))
+            rewritten += together
+    assert rewritten < 4 * 1_000_000
+    assert merge._choose([each for each in segments if 2 * each.count > most], most) == []
+
+
 def test_the_data_folder_is_not_ingested_into_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,21 @@ def test_put_and_get_by_the_hash_of_the_bytes(tmp_path: Path) -> None:
     assert not list((tmp_path / "arriving").iterdir())
 
 
+def test_many_arrive_together_or_not_at_all(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    arrivals = blobs.arrivals()
+    keys = [arrivals.put(data) for data in (b"owl", io.BytesIO(b"owl"), b"hare")]
+    assert keys[0] == keys[1]
+    assert not any(map(blobs.exists, keys))
+    arrivals.settle()
+    assert [blobs.get(key) for key in keys] == [b"owl", b"owl", b"hare"]
+    dropped = arrivals.put(b"fox")
+    arrivals.drop()
+    arrivals.settle()
+    assert not blobs.exists(dropped)
+    assert not list((tmp_path / "arriving").iterdir())
+
+
 def test_a_damaged_blob_is_noticed(tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     key = blobs.put(b"owl")

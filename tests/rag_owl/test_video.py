@@ -77,6 +77,14 @@ def test_what_is_seen_at_given_times(tmp_path: Path, decoder: Decoder) -> None:
         list(video.frames_at([2, 1]))
 
 
+def test_a_thumbnail_has_the_colours_of_its_picture(tmp_path: Path, decoder: Decoder) -> None:
+    video = open_video(write_film(tmp_path / "a.mp4", 3), decoder=decoder)
+    for frame in video.frames(1.0):
+        small = np.asarray(frame.thumbnail((4, 3)), np.float32)
+        whole = np.asarray(frame.image.resize((4, 3), 4), np.float32)  # Pillow's BOX
+        assert np.abs(small - whole).mean() < 4
+
+
 def test_frames_that_stay_come_once(tmp_path: Path, decoder: Decoder) -> None:
     film = write_film(tmp_path / "a.mkv", times=[0, 0.1, 0.2, 3.3, 3.4, 9.0, 9.1])
     video = open_video(film, decoder=decoder)
