@@ -27,6 +27,7 @@ from rag_owl import RagOwl
 from rag_owl.api import train_data
 from rag_owl.evaluation import dataset
 from rag_owl.evaluation.scores import paired
+from rag_owl.model.nano import weights
 from rag_owl.model.train.nano import further
 from rag_owl.sample.questions import sample_questions
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=220)
     args = parser.parse_args()
     print(machine.describe(), flush=True)
+    print(f"shipped reader: {weights.manifest()['files']['reader.safetensors'][:12]}", flush=True)
     began = time.perf_counter()
 
     def passed(what: str) -> None:
