@@ -395,7 +395,7 @@ class NanoAnswerer:
         return 1 / (1 + math.exp(-max(min(slope * likeness + offset, 30.0), -30.0)))
 
     def _stand_ins(self, count: int) -> list[Seen]:
-        if not self._beside:
+        if count and not self._beside:
             features, pooled = see(self._eyes, shown.stand_ins(shown.LEAST_PICTURED - 1))
             self._beside = [Seen(f, p) for f, p in zip(features, pooled, strict=True)]
         return self._beside[:count]
@@ -431,8 +431,8 @@ class NanoAnswerer:
         items: Sequence[Seen | None],
     ) -> None:
         """Put the pictures into the rows: the user's after the question, an item's before it."""
-        beside = max((p.item + 1 for w in windows for p in w.pieces), default=0) - len(items)
-        items = [*items, *self._stand_ins(beside)]
+        last = max((p.item for w in windows for p in w.pieces), default=0)
+        items = [*items, *self._stand_ins(max(0, last + 1 - len(items)))]
         vectors = [i.pooled.numpy() if i else None for i in items]
         likeness = similarities(torch.cat([u.looks for u in user]).numpy(), vectors)
         rows.similarities = spread(windows, [[likeness[p.item] for p in w.pieces] for w in windows])
