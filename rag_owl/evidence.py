@@ -123,7 +123,8 @@ def _spans(
 
 def _own(draft: Draft) -> set[tuple[int, int]]:
     """What rests on the user's own video or pictures."""
-    return {(own.start, own.end) for own in (*draft.moments, *draft.looks)}
+    moments = {(moment.start, moment.end) for moment in draft.moments}
+    return moments | {(look.start, look.end) for look in draft.looks}
 
 
 def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) -> list[Attribution]:

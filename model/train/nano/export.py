@@ -112,7 +112,7 @@ def reading_calibration(
         else material.pictures.thing(rng)
         for _ in range(count)
     ]
-    out = {}
+    out: dict[str, float] = {}
     for kind, episodes, columns in (("plain", plain, 1), ("pictured", pictured, 3)):
         x, right = scores_of(reader, eyes, material, episodes)
         w, offset = logistic(x[:, :columns], right)
