@@ -139,6 +139,7 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
         data_collator=collate,
         callbacks=[_Log(folder / "log.jsonl"), _Temperature(stage)],
     )
+    arguments.save_only_model = False
     asked = [] if plan.shard else drawn(held_back, plan.asked)
     trainer.figures = partial(_figures, local, Pictures(data), asked)
     began = time.time()
@@ -229,6 +230,7 @@ def _arguments(stage: Stage, plan: Plan, folder: Path, device: torch.device) -> 
         logging_steps=plan.log_every,
         save_steps=plan.save_every,
         save_total_limit=2,
+        save_only_model=plan.shard,  # the Trainer's word for it; `_Trainer` keeps the optimizer too
         eval_strategy="steps" if plan.evaluate_every else "no",
         eval_steps=plan.evaluate_every or None,
         activation_checkpointing=plan.checkpointing,

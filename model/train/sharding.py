@@ -1,5 +1,6 @@
 """Weights parted over several processes: FSDP2 (torch's `fully_shard`), on GPUs or over gloo.
 
+Not finished: no command reaches it, for unsharding owl3's loaded weights fails ("resize storage").
 accelerate's own FSDP refuses CPUs, where it is tested; the Trainer knows modules that are sharded
 before it gets them, and leaves them as they are.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rag_owl.errors import InvalidInput
+from rag_owl.model.hyper_attention import HyperAttention
 
 
 def shard(learner: nn.Module, language: nn.Module, device: torch.device) -> None:
@@ -33,11 +35,14 @@ def shard(learner: nn.Module, language: nn.Module, device: torch.device) -> None
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in language.modules():
-        if isinstance(module, GradientCheckpointingLayer):
+        if not isinstance(module, GradientCheckpointingLayer):
+            continue
+        # Pictures' keys and values are made before their layer is run: those go with the rest.
+        if not any(isinstance(part, HyperAttention) for part in module.modules()):
             fully_shard(module, mesh=mesh)
     fully_shard(learner, mesh=mesh)
     # What the Trainer asks for before it wraps a module: it must not.
-    learner.is_distributed_loading_by_transformers = True
+    learner.is_distributed_loading_by_transformers = True  # type: ignore[assignment]
     learner._is_fsdp_managed_module = True  # type: ignore[assignment]
 
 
