@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_DATA ?= owl-data
+# Each process loads models of its own, about 1.5 GB.
+PARALLEL ?= -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-all check
 
@@ -8,11 +10,11 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/rag-owl demo --data $(DEMO_DATA)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest -m "not slow" $(PARALLEL)
 
 # With those that kill processes, fuzz a running service, and the like.
 test-all: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,9 @@ from rag_owl.settings import Settings
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
     if name not in ("RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER") and "_TEST_" not in name:
         del os.environ[name]
+# Test processes side by side, of one thread each: with more they would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

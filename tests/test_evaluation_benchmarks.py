@@ -19,12 +19,15 @@ from rag_owl.model.nano.embedder import NanoPictureEmbedder
 from rag_owl.types import Context, Draft
 
 
-def groups(count: int = 12) -> list[Group]:
+def groups(count: int = 12, pictures: int = 2) -> list[Group]:
     def tinted(n: int, shade: int) -> Image.Image:
         colour = tuple(random.Random(n).randrange(200) + shade for _ in range(3))
         return Image.new("RGB", (40, 30), colour)  # type: ignore[arg-type]
 
-    return [Group(f"thing {n}", [tinted(n, 0), tinted(n, 9)]) for n in range(count)]
+    return [
+        Group(f"thing {n}", [tinted(n, 9 * shade) for shade in range(pictures)])
+        for n in range(count)
+    ]
 
 
 class Perfect:
@@ -101,7 +104,7 @@ def test_options_rotate_and_only_the_letter_counts(tmp_path: Path) -> None:
 
 
 def test_questions_over_several_pictures_have_the_answer_they_say() -> None:
-    things = groups()
+    things = groups(pictures=3)  # one may stand among what is retrieved; two are told apart
     names = {id(picture): group.name for group in things for picture in group.pictures}
     rng = random.Random(1)
     for kind, numbers in multi_picture.KINDS.items():

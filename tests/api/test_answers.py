@@ -361,7 +361,7 @@ def test_a_client_that_goes_frees_its_place(site: httpx.Client, model_server: Mo
     body = {**GOOD, "question": "Answer slowly", "model": "big"}
 
     def leave_in_the_middle(stream: bool) -> None:
-        with httpx.Client(base_url=address, timeout=0.7) as client:
+        with httpx.Client(base_url=address, timeout=3) as client:
             try:
                 with client.stream("POST", "/v1/answers", json={**body, "stream": stream}) as got:
                     for _ in got.iter_bytes():
@@ -369,12 +369,18 @@ def test_a_client_that_goes_frees_its_place(site: httpx.Client, model_server: Mo
             except httpx.TimeoutException:
                 pass
 
+    def places_taken() -> float:
+        lines = site.get("/metrics").text.splitlines()
+        return sum(float(x.split()[-1]) for x in lines if x.startswith("rag_owl_lane{"))
+
     for stream in (True, False):
         model_server.gone.clear()
         leaving = [threading.Thread(target=leave_in_the_middle, args=(stream,)) for _ in range(4)]
         for thread in leaving:
             thread.start()
-        time.sleep(0.4)
+        until = time.monotonic() + 2
+        while places_taken() < 4 and time.monotonic() < until:
+            time.sleep(0.02)
         full = site.post("/v1/answers", json=body)  # a place for each of them, none for a fifth
         assert problem(full, 503)["detail"]
         assert int(full.headers["retry-after"]) >= 1

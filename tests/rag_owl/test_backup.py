@@ -503,8 +503,8 @@ def test_a_full_disk_leaves_no_half_backup(
     """The disk's own refusal, from the first byte on: `/dev/full` stands behind the file."""
 
     class Full(Writer):
-        def __init__(self, file: Any) -> None:
-            super().__init__(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+        def __init__(self, file: Any, *more: Any) -> None:
+            super().__init__(open("/dev/full", "wb", buffering=0), *more)  # noqa: SIM115
 
     monkeypatch.setattr(backup, "Writer", Full)
     with (
