@@ -111,7 +111,7 @@ def work(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
     if not _remove_files(cleaner, claim, stopping):
         return False
     with db.writing(cleaner.engine) as session:
-        jobs.advance(session, claim)
+        jobs.go_on(session, claim)
         condemned.forget_old(session)
     return _rest(cleaner.engine, claim, stopping) and scrub(cleaner.engine, stopping)
 

@@ -202,6 +202,14 @@ def advance(session: Session, claim: Claim, **counters: int) -> bool:
     return bool(session.scalar(select(JobRow.cancel_requested).where(JobRow.id == claim.job_id)))
 
 
+def go_on(session: Session, claim: Claim) -> None:
+    """Beat the heart, and count interruptions anew: what is left to do only waits for others.
+
+    Raises `JobLost`.
+    """
+    _update(session, claim, heartbeat_at=time.time(), interruptions=0)
+
+
 def beat(session: Session, claim: Claim) -> None:
     """Say that somebody works on it. Raises `JobLost` as `advance` does."""
     _update(session, claim, heartbeat_at=time.time())

@@ -20,7 +20,8 @@ from sqlalchemy import func, select
 from rag_owl import RagOwl, db, retention
 from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
-from rag_owl.store import collections, condemned
+from rag_owl.jobs import MOST_INTERRUPTIONS
+from rag_owl.store import collections, condemned, jobs
 from tests.conftest import new_postgres_database
 from tests.consistency import problems
 
@@ -337,6 +338,24 @@ def test_a_deletion_that_was_killed_is_finished_by_the_next_process(
         assert rows_with(owl, SECRET) == []
     assert traces(data, SECRET.encode(), TITLE.encode()) == []
     assert problems(data) == []
+
+
+def test_a_deletion_that_waits_for_others_when_killed_is_not_given_up(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its work must not be interrupted again and again; its waiting for the database may be."""
+    with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
+        owl.ingest("c", [files])
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
+        job = owl.delete_document("c", next(iter(owl.documents("c"))).id)
+        cleaner = owl.cleaner()
+        monkeypatch.setattr(retention, "scrub", lambda *_: False)
+        for _ in range(MOST_INTERRUPTIONS + 1):
+            with db.writing(owl.engine) as session:
+                claim = jobs.claim(session, job.id, "killed")
+            assert claim is not None
+            assert claim.interruptions <= 1
+            assert not retention.work(cleaner, claim, lambda: False)
 
 
 def test_many_deletions_are_few_jobs(tmp_path: Path, files: Path) -> None:
