@@ -35,6 +35,8 @@ from rag_owl import RagOwl, db
 from rag_owl.api.doctor import examine
 from rag_owl.settings import as_environment, read_settings
 from rag_owl.store import blob_uses
+from rag_owl.store import jobs as job_rows
+from rag_owl.types import Job
 from tests.consistency import problems
 
 KINDS = ("ingest", "reindex", "merge", "delete", "backup", "service")
@@ -47,6 +49,7 @@ class Course:
     kills: int = 0
     in_work: int = 0  # kills that hit a process that had the folder open
     kinds: dict[str, int] = field(default_factory=dict)  # kills by what went on beside an ingest
+    deleted: set[str] = field(default_factory=set)  # names of documents that were
     saved: list[str] = field(default_factory=list)  # backups that were finished
     uploads: int = 0  # acknowledged by the service
     acknowledged: int = 0  # documents that were committed at the last death
@@ -86,7 +89,8 @@ def run(
         if kind == "service":
             finished = _die_serving(data, url, chance, course, words)
         else:
-            extra = _extra(kind, data, url, known, chance, scratch / f"backup{course.kills}-")
+            file = scratch / f"backup{course.kills}-"
+            extra = _extra(kind, data, url, known, course.deleted, chance, file)
             finished = _die(data, url, kind, extra, given, chance, course)
         course.kinds[kind] = course.kinds.get(kind, 0) + course.kills - before
         _look(data, url, known, words, chance, course)
@@ -100,6 +104,8 @@ def run(
         if finished:  # there is always something to do: other files in the place of some
             number = chance.randrange(folders)
             shutil.rmtree(given[number])
+            # What was deleted of it is not ingested again.
+            words = {word: name for word, name in words.items() if name not in course.deleted}
             prefix = f"w{seed}f{number}k{course.kills}"
             words |= material.mixed(given[number], files // folders, chance, prefix)
     _finish(data, url, given, words, course)
@@ -107,7 +113,13 @@ def run(
 
 
 def _extra(
-    kind: str, data: Path, url: str, known: set[str], chance: random.Random, backup: Path
+    kind: str,
+    data: Path,
+    url: str,
+    known: set[str],
+    deleted: set[str],
+    chance: random.Random,
+    backup: Path,
 ) -> str:
     if kind == "delete" and known:
         with RagOwl.open(data, work_jobs=False, database_url=url or None, **material.LIGHT) as owl:
@@ -116,6 +128,7 @@ def _extra(
         if mine:
             victim = chance.choice(mine)
             known.discard(victim.name)
+            deleted.add(victim.name)
             return victim.id
     return {"reindex": chance.choice(("flat", "hnsw")), "backup": str(backup)}.get(kind, "none")
 
@@ -222,12 +235,19 @@ def _look(
                 course.wrong.append(f"{word} is found {len(hits)} times")
 
 
+def _jobs(owl: RagOwl) -> list[Job]:
+    """All of them; `owl.jobs` has the newest."""
+    with db.reading(owl.engine) as session:
+        return job_rows.list_page(session, limit=100_000)
+
+
 def _finish(data: Path, url: str, given: list[Path], words: dict[str, str], course: Course) -> None:
     with RagOwl.open(data, database_url=url or None, stalled_seconds=2, **material.LIGHT) as owl:
-        for job in owl.jobs():
+        for job in _jobs(owl):
             ended = owl.wait_for_job(job.id)
             if ended.state != "done":
                 course.wrong.append(f"{ended.kind} {ended.state}: {ended.error}")
+            course.wrong += [f"skipped {s.name}: {s.reason}" for s in ended.skipped]
         for folder in given:
             owl.ingest("c", [folder])
         for folder in given:
