@@ -70,7 +70,7 @@ def scenes(data: Path, cache: Path, shelf: Shelf, count: int, calibration: bool)
 
 def calibrate(data: Path, cache: Path, folder: Path, count: int) -> dict[str, Any]:
     """-> the weight of each head and map: logistic regression of "this patch is on the thing"."""
-    from benchmarks.quality.calibrate import fit
+    from rag_owl.model.train.nano.export import logistic
     from rag_owl.model.nano.regions import names
 
     shelf = Shelf()
@@ -80,7 +80,7 @@ def calibrate(data: Path, cache: Path, folder: Path, count: int) -> dict[str, An
         stacked = model.maps(scene.context, 0)  # (M, P)
         x.append(stacked.T)
         y.append(inside(scene.box, round(stacked.shape[1] ** 0.5)))
-    weights, offset = fit(np.concatenate(x).astype(float), np.concatenate(y), strength=30.0)
+    weights, offset = logistic(np.concatenate(x).astype(float), np.concatenate(y), strength=30.0)
     c = model.reader_config
     return {
         "weights": dict(zip(names(c.hyper_layers, c.heads), weights.tolist(), strict=True)),
