@@ -70,8 +70,8 @@ def scenes(data: Path, cache: Path, shelf: Shelf, count: int, calibration: bool)
 
 def calibrate(data: Path, cache: Path, folder: Path, count: int) -> dict[str, Any]:
     """-> the weight of each head and map: logistic regression of "this patch is on the thing"."""
-    from rag_owl.model.train.nano.export import logistic
     from rag_owl.model.nano.regions import names
+    from rag_owl.model.train.nano.export import logistic
 
     shelf = Shelf()
     model = NanoAnswerer.load(shelf.blobs, folder)
