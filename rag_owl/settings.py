@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         "auto", description="Vector index of new collections; `auto` chooses by size."
     )
     model: str = Field(
-        "sentences",
+        "owl-nano",
         description="The answering model: a bundled one, or a checkpoint's folder or hub id.",
     )
     remote_models: dict[str, RemoteModel] = Field(
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Probability that the collection holds the answer below which `sentences` and "
-        "`owl-nano` give none. Default: where they keep nine of ten answerable questions.",
+        "`owl-nano` give none. Default: each one's own.",
     )
     remote_calls: int = Field(
         32, ge=1, le=1_000, description="Questions that model servers are asked at once."

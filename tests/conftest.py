@@ -23,6 +23,8 @@ from rag_owl.settings import Settings
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
     if name not in ("RAG_OWL_GOLDEN", "RAG_OWL_QWEN2_TOKENIZER") and "_TEST_" not in name:
         del os.environ[name]
+# The quick one, whose words are known; what tests owl-nano names it.
+os.environ["RAG_OWL_MODEL"] = "sentences"
 # Test processes side by side, of one thread each: with more they would wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
