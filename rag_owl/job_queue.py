@@ -134,6 +134,7 @@ class QueueRunner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connector = self._new_connector()
         self._ended: asyncio.Event | None = None
+        self._working: set[str] = set()  # jobs that are worked here now
         self.trouble: RagOwlError | None = None
 
     def start(self) -> None:
@@ -237,13 +238,19 @@ class QueueRunner:
             workers = [asyncio.create_task(self._keep_working(app, lane)) for lane in LANES]
             workers.append(asyncio.create_task(self._keep_sweeping(app)))
             await self._ended.wait()
-            for each in workers:
+            left = set(workers)
+            for each in left:
                 each.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            while left:
+                _, left = await asyncio.wait(left, timeout=1)
+                # Who comes to an end at that very moment may overhear it (`asyncio.wait_for` before
+                # Python 3.12): it is said again, but to nobody who works.
+                for each in left if not self._working else ():
+                    each.cancel()
 
     async def _keep_working(self, app: App, lane: str) -> None:
         """A worker that is begun again when it was taken for dead, or could not ask for work."""
-        while True:
+        while not self._stop.is_set():
             try:
                 await app.run_worker_async(
                     queues=[lane],
@@ -261,7 +268,7 @@ class QueueRunner:
 
     async def _keep_sweeping(self, app: App) -> None:
         """Into the queue what is not in it, and back into it what dead workers had."""
-        while True:
+        while not self._stop.is_set():
             try:
                 await asyncio.to_thread(self._schedules.begin_due)
                 await asyncio.to_thread(self._defer_waiting)
@@ -278,6 +285,7 @@ class QueueRunner:
 
     def _work_task(self, context: JobContext, job_id: str) -> None:
         """A task of the queue: claim the job and work it. Raises `_Again` to give it back."""
+        self._working.add(job_id)
         try:
             # Claimed within the lock: what waits for it is nobody's yet, and not silent.
             with among_others(self._engine, stopping=self._stop.is_set) as may:
@@ -294,6 +302,8 @@ class QueueRunner:
         except Exception as error:
             self._be_troubled(error)
             raise
+        finally:
+            self._working.discard(job_id)
         if ended == "lost" and context.job.id is not None:
             self._connector.lost.add(context.job.id)
         if ended == "left":
