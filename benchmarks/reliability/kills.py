@@ -76,10 +76,11 @@ def run(
     """url: of an empty PostgreSQL; none: SQLite. minutes: after them it ends with fewer kills."""
     chance = random.Random(seed)
     words: dict[str, str] = {}  # no two files are alike: equal bytes are one document, renamed
-    given = []
+    given, there = [], []  # folders, and what is in them as `words`
     for number in range(folders):
         given.append(scratch / f"files{number}")
-        words |= material.mixed(given[-1], files // folders, chance, f"w{seed}f{number}")
+        there.append(material.mixed(given[-1], files // folders, chance, f"w{seed}f{number}"))
+        words |= there[-1]
     data = scratch / "data"
     course = Course()
     known: set[str] = set()
@@ -105,10 +106,13 @@ def run(
         if finished:  # there is always something to do: other files in the place of some
             number = chance.randrange(folders)
             shutil.rmtree(given[number])
-            # What was deleted of it is not ingested again.
-            words = {word: name for word, name in words.items() if name not in course.deleted}
             prefix = f"w{seed}f{number}k{course.kills}"
-            words |= material.mixed(given[number], files // folders, chance, prefix)
+            there[number] = material.mixed(given[number], files // folders, chance, prefix)
+            words |= there[number]
+    # What was deleted of a folder that is there no more is not ingested again.
+    again = {name for folder in there for name in folder.values()}
+    gone = course.deleted - again
+    words = {word: name for word, name in words.items() if name not in gone}
     _finish(data, url, given, words, course)
     return course
 
@@ -265,8 +269,9 @@ def _finish(data: Path, url: str, given: list[Path], words: dict[str, str], cour
                 course.lost.append(f"{word} of {document}: {[h.document_name for h in hits]}")
         course.documents = sum(1 for _ in owl.documents("c"))
         yesterday = time.time() - 86_400
-        for path in (data / "blobs").rglob("*"):
-            os.utime(path, (yesterday, yesterday))
+        for kept in ("blobs", "uploads"):
+            for path in (data / kept).rglob("*"):
+                os.utime(path, (yesterday, yesterday))
         before = sum(path.is_file() for path in data.rglob("*"))
         for finding in examine(owl, deep=True):
             if not finding.well and finding.what not in ("faiss",):
