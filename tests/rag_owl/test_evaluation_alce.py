@@ -123,7 +123,7 @@ def test_owl_nano_reads_joined_items() -> None:
     river = item("river", "The Amur is a river in East Asia. It is 2,824 kilometres long.")
     fish = item("fish", "The kaluga is a large sturgeon. It can live for more than 80 years.")
     entails = entailment(NanoJudge.load(), [fish, river, None, item("picture", None)])
-    said = "The Amur is 2,824 kilometres long."
+    said = "The Amur is a river in East Asia."
     assert entails([1], said) is True
     assert entails([0, 1], said) is True
     assert entails([2], said) is None  # deleted since then
