@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +31,7 @@ KEPT = 0.95  # of the answerable questions are answered at the threshold that sh
 PLOT = Path(__file__).parent / "abstention.png"
 
 
-@dataclass(frozen=True)
-class Both:
-    """A question over texts that hold its answer, and over texts that do not."""
-
-    question: str
-    texts: list[str]
-    without: list[str]
-    gold: int
-
-
-def articles(data: Path, count: int, seed: int = 0) -> list[Both]:
-    """Of the calibration articles."""
-    out = []
-    for case in cases(data, count, calibration=True, seed=seed):
-        without = list(case.texts)
-        without[case.gold] = case.replaced
-        out.append(Both(case.question, case.texts, without, case.gold))
-    return out
-
-
-def tables(data: Path, seed: int = 0) -> list[Both]:
+def tables(data: Path, seed: int = 0) -> list[Case]:
     """Rows of the tables kept apart, as cards: what a row of a CSV file is in a collection."""
     rng = random.Random(seed)
     out = []
@@ -63,7 +42,7 @@ def tables(data: Path, seed: int = 0) -> list[Both]:
         without = rng.sample(others, min(len(others), 5))
         texts, gold = list(without), rng.randrange(len(without))
         texts[gold] = asked.cards[asked.row]
-        out.append(Both(asked.question, texts, without, gold))
+        out.append(Case(asked.question, asked.answer, texts, gold, without[gold]))
     return out
 
 
@@ -74,9 +53,7 @@ def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats
         best = model.point(context(case.question, case.texts), [], [None] * len(case.texts))[0]
         scores.append(best.score)
         right.append(f1(case.texts[best.item][best.start : best.end], case.answer))
-        without = list(case.texts)
-        without[case.gold] = case.replaced
-        empty.append(model.point(context(case.question, without), [], [None] * 4)[0].score)
+        empty.append(model.point(context(case.question, case.without), [], [None] * 4)[0].score)
     return np.array(scores), np.array(empty), np.array(right)
 
 
@@ -88,7 +65,7 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
     from benchmarks.quality.calibrate import reliability, sigmoid
     from rag_owl.blobs import FolderBlobs
 
-    text = articles(data, count, seed=5)
+    text = cases(data, count, calibration=True, seed=5)
     asked = text + tables(data)
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)

@@ -29,6 +29,11 @@ class Case:
     gold: int
     replaced: str  # what stands in the gold one's place where no answer is wanted
 
+    @property
+    def without(self) -> list[str]:
+        """The texts with no answer among them."""
+        return [self.replaced if i == self.gold else text for i, text in enumerate(self.texts)]
+
 
 def cases(data: Path, count: int, calibration: bool = False, seed: int = 0) -> list[Case]:
     """Questions with four passages (whole sentences, up to 110 word pieces) of one article."""
@@ -81,9 +86,8 @@ def read(model: NanoAnswerer, cases: list[Case], progress: Any = iter) -> dict[s
         exacts.append(exact(said, case.answer))
         right.append(best.item == case.gold)
         scores.append(best.score)
-        without = list(case.texts)
-        without[case.gold] = case.replaced
-        empty_scores.append(model.point(context(case.question, without), [], [None] * 4)[0].score)
+        without = context(case.question, case.without)
+        empty_scores.append(model.point(without, [], [None] * 4)[0].score)
     threshold = float(np.quantile(scores, 0.1))
     return {
         "f1": float(np.mean(f1s)),

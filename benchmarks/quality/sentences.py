@@ -33,9 +33,7 @@ def articles(data: Path, count: int, calibration: bool) -> list[tuple[Context, C
     """Contexts with and without the answer."""
     pairs = []
     for case in cases(data, count, calibration=calibration, seed=5):
-        without = list(case.texts)
-        without[case.gold] = case.replaced
-        pairs.append((context(case.question, case.texts), context(case.question, without)))
+        pairs.append((context(case.question, case.texts), context(case.question, case.without)))
     return pairs
 
 

@@ -153,7 +153,7 @@ class NanoAnswerer:
         """The calibrated probability that the best span of this score is an answer."""
         kind = "pictured" if pictured else "plain"
         slope, offset = (self._calibration[f"{kind}_{p}"] for p in ("slope", "offset"))
-        return 1 / (1 + math.exp(-max(min(slope * score + offset, 30.0), -30.0)))
+        return _probability(slope * score + offset)
 
     def calibrate(self, **values: float) -> None:
         """Other weights, slopes, offsets and thresholds than the stored ones."""
@@ -392,7 +392,7 @@ class NanoAnswerer:
         if self._alike is None:
             return None
         slope, offset = self._alike
-        return 1 / (1 + math.exp(-max(min(slope * likeness + offset, 30.0), -30.0)))
+        return _probability(slope * likeness + offset)
 
     def _stand_ins(self, count: int) -> list[Seen]:
         if count and not self._beside:
@@ -589,6 +589,10 @@ class NanoAnswerer:
         return Draft(
             f"{text} [{source + 1}].", (place,), said.short, model=self.name, looks=(look,)
         )
+
+
+def _probability(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-max(min(log_odds, 30.0), -30.0)))
 
 
 def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
