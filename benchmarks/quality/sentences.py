@@ -31,10 +31,10 @@ CARDS = 5
 
 def articles(data: Path, count: int, calibration: bool) -> list[tuple[Context, Context]]:
     """Contexts with and without the answer."""
-    pairs = []
-    for case in cases(data, count, calibration=calibration, seed=5):
-        pairs.append((context(case.question, case.texts), context(case.question, case.without)))
-    return pairs
+    return [
+        (context(case.question, case.texts), context(case.question, case.without))
+        for case in cases(data, count, calibration=calibration, seed=5)
+    ]
 
 
 def cards(count: int, calibration: bool) -> list[tuple[Context, Context]]:
