@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_owl.errors import CorruptData, InvalidInput, ModelError, ModelNotFound, OutOfMemory
+from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.ports import PictureEmbedder, TextEmbedder
 
 if TYPE_CHECKING:
@@ -276,7 +277,8 @@ def _sentence_transformer(source: str, **options: Any) -> Any:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        return SentenceTransformer(source, trust_remote_code=False, **options)
+        with ONE_AT_A_TIME:
+            return SentenceTransformer(source, trust_remote_code=False, **options)
     except OSError as error:
         raise ModelNotFound(f"{source} does not load as a model: {_first_line(error)}") from error
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:

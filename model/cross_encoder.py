@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rag_owl.errors import InvalidCheckpoint, ModelError, ModelNotFound
+from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.sentences import sentence_spans
 from rag_owl.types import Bearing, Claim, Item
 
@@ -48,7 +49,8 @@ class CrossEncoderJudge:
 
         local = Path(name).is_dir()
         try:
-            model = CrossEncoder(name, device=device, local_files_only=local)
+            with ONE_AT_A_TIME:
+                model = CrossEncoder(name, device=device, local_files_only=local)
         except OSError as error:
             raise ModelNotFound(
                 f"the judge {name} cannot be loaded: {str(error).splitlines()[0][:200]}. Give a "

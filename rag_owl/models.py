@@ -21,9 +21,6 @@ from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
 
 T = TypeVar("T")
-# One at a time in a process, whatever the folder: while transformers loads, it takes the tying of
-# weights from all its classes, and of two that overlap the second leaves it taken.
-_LOADING = threading.RLock()
 
 
 @runtime_checkable
@@ -191,16 +188,14 @@ class Models:
         asked = f"{kind} {name or 'bundled'}"
         with self._lock:
             if asked not in self._loaded:
-                with _LOADING:
-                    loaded = load()
+                loaded = load()
                 self._loaded[asked] = self._loaded.setdefault(f"{kind} {loaded.name}", loaded)
             return self._loaded[asked]
 
     def _once(self, what: str, load: Callable[[], Any]) -> Any:
         with self._lock:
             if what not in self._loaded:
-                with _LOADING:
-                    self._loaded[what] = load()
+                self._loaded[what] = load()
             return self._loaded[what]
 
 

@@ -17,6 +17,7 @@ from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM, Qwen2RotaryEmbedding
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.model import checkpoint, placement
 from rag_owl.model.hyper_attention import HyperAttention
 from rag_owl.model.owl3.config import Owl3Config
@@ -93,7 +94,7 @@ class Owl3(nn.Module):
         config = Owl3Config.read(folder, tensors)
         device = placement.device_of(device_map)
         wanted = placement.dtype_of(dtype if dtype is not None else config.dtype)
-        with torch.device("meta"):
+        with ONE_AT_A_TIME, torch.device("meta"):
             model = cls(config)
         layers = config.vision.num_hidden_layers
         used = {k: v for k, v in tensors.items() if not _never_used(k, layers)}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rag_owl.errors import InvalidInput
+from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.model import checkpoint, placement
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
 from rag_owl.model.prompting import Clip, Prompt, Shown, Size
@@ -57,7 +58,7 @@ class Spliced(nn.Module):
         device = placement.device_of(device_map)
         stated = raw.get("torch_dtype") or raw.get("dtype") or "float32"
         wanted = placement.dtype_of(dtype if dtype is not None else stated)
-        with torch.device("meta"):
+        with ONE_AT_A_TIME, torch.device("meta"):
             model = cls(raw, tensors)
         tied = {"language_model.lm_head.weight"} if model._tied() else set()
         checkpoint.assign(model, tensors, optional=frozenset(tied))

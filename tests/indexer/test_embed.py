@@ -300,3 +300,23 @@ def test_a_static_embedder_has_no_longest_text(tmp_path):
     embedder = load_text_embedder(str(tmp_path / "static"), "cpu")
     vectors = embedder.embed_texts(["owl " * 1_000, "fox"])
     assert np.allclose(vectors, np.eye(3)[1:], atol=1e-6)
+
+
+def test_models_that_load_at_once_leave_transformers_whole():
+    """Overlapping loads would leave it without the tying of weights for the process's life."""
+    from transformers import PreTrainedModel
+
+    whole = PreTrainedModel.tie_weights, PreTrainedModel.init_weights
+    together = threading.Barrier(4)
+
+    def load() -> None:
+        together.wait(60)
+        for _ in range(3):
+            load_text_embedder().embed_query("a")
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (PreTrainedModel.tie_weights, PreTrainedModel.init_weights) == whole
