@@ -26,7 +26,8 @@ from torch import Tensor
 
 from rag_owl.errors import InvalidInput
 from rag_owl.model.nano import weights
-from rag_owl.model.nano.answerer import NanoAnswerer, Seen
+from rag_owl.model.nano.answerer import NanoAnswerer
+from rag_owl.model.nano.looking import Seen
 from rag_owl.model.nano.reader import Reader, Reading, Rows
 from rag_owl.model.nano.window import Window, collate, lay_out, tokenise
 from rag_owl.model.registry import called
@@ -238,7 +239,7 @@ def run(
     plain, checks = weights.manifest(base)["calibration"], weights.evidence(base)
     if checks is None:
         plain |= calibrated
-    weights.write(arriving, this.answerer._eyes, this.reader, plain)
+    weights.write(arriving, this.answerer._looker.eyes, this.reader, plain)
     files = weights.manifest(arriving)["files"]
     if checks is not None:
         # Of the checks of citations: the head that judges was held, so its thresholds stay.
