@@ -7,17 +7,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine
 
-from rag_owl import db
-from rag_owl.schema import prepare_schema
-from rag_owl.settings import Settings
+from rag_owl import client, db
+from tests import databases
 
 # The tests say themselves what is set.
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
@@ -67,28 +65,23 @@ def postgres_server() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def new_postgres_database(postgres_server: str) -> Iterator[str]:
-    """The URL of an empty database."""
-    name = f"test_{uuid.uuid4().hex}"
-    admin = db.connect(postgres_server)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+@pytest.fixture(scope="session", autouse=True)
+def _quick_schema() -> Iterator[None]:
+    """In this process an empty SQLite database gets a copy of what migrating made of another."""
+    client.prepare_schema = databases.prepare_schema
+    yield
+    client.prepare_schema = databases.migrate
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """An empty database of its own."""
-    with new_postgres_database(postgres_server) as url:
+    with databases.new_postgres(postgres_server, empty=True) as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     url: str = request.getfixturevalue("postgres_url")
@@ -96,42 +89,59 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def on_each_database(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of its own. On PostgreSQL it has the newest schema already."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    with databases.new_postgres(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def on_each_database(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever data folder a test opens in this process: once on SQLite, once on PostgreSQL."""
+    with _on(request):
+        yield
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_on_each_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As `on_each_database`, for modules whose tests share what they open."""
+    with _on(request):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_others_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Who did not ask for each database is on SQLite, whatever its module's others are on."""
+    if {"on_each_database", "module_on_each_database"} & set(request.fixturenames):
+        yield
+        return
+    with databases.on_sqlite():
+        yield
+
+
+@contextmanager
+def _on(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "sqlite":
         yield
         return
-    server: str = request.getfixturevalue("postgres_server")
-    admin = db.connect(server).execution_options(isolation_level="AUTOCOMMIT")
-    made: dict[Path, str] = {}
-
-    def database(settings: Settings) -> str:
-        folder = settings.data.expanduser().resolve()
-        if folder not in made:
-            made[folder] = f"test_{uuid.uuid4().hex}"
-            with admin.connect() as connection:
-                connection.execute(text(f"CREATE DATABASE {made[folder]}"))
-        return make_url(server).set(database=made[folder]).render_as_string(hide_password=False)
-
-    monkeypatch.setattr(Settings, "database", property(database))
-    yield
-    with admin.connect() as connection:
-        for name in made.values():
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with databases.on_postgres(request.getfixturevalue("postgres_server")):
+        yield
 
 
 @pytest.fixture
-def empty_engine(database_url: str) -> Iterator[Engine]:
-    engine = db.connect(database_url)
+def empty_engine(empty_database_url: str) -> Iterator[Engine]:
+    engine = db.connect(empty_database_url)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
-def engine(empty_engine: Engine) -> Engine:
+def engine(database_url: str) -> Iterator[Engine]:
     """A database of the newest schema."""
-    prepare_schema(empty_engine)
-    return empty_engine
+    engine = db.connect(database_url)
+    databases.prepare_schema(engine)
+    yield engine
+    engine.dispose()

@@ -27,8 +27,8 @@ from rag_owl.restore import check_backup
 from rag_owl.store import collections, keys
 from rag_owl.store import jobs as job_rows
 from rag_owl.uploads import Upload, parameters
-from tests.conftest import new_postgres_database
 from tests.consistency import problems
+from tests.databases import new_postgres
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 NOTE = "The barn owl of Greyfield weighs 430 grams."
@@ -107,7 +107,7 @@ def test_a_restored_place_is_as_it_was(
         if kind == "sqlite":
             return {}
         server = request.getfixturevalue("postgres_server")
-        return {"database_url": stack.enter_context(new_postgres_database(server))}
+        return {"database_url": stack.enter_context(new_postgres(server, empty=True))}
 
     with ExitStack() as stack:
         first, second = url(of), url(to)

@@ -22,8 +22,8 @@ from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
 from rag_owl.jobs import MOST_INTERRUPTIONS
 from rag_owl.store import collections, condemned, jobs
-from tests.conftest import new_postgres_database
 from tests.consistency import problems
+from tests.databases import new_postgres
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 SECRET = "zanzibarquokka"  # stands in nothing else
@@ -35,7 +35,7 @@ def where(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     if request.param == "sqlite":
         yield LIGHT
         return
-    with new_postgres_database(request.getfixturevalue("postgres_server")) as url:
+    with new_postgres(request.getfixturevalue("postgres_server")) as url:
         yield {**LIGHT, "database_url": url}
 
 

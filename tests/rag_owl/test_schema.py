@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 
 from rag_owl import db
 from rag_owl.errors import DataFolderError
 from rag_owl.schema import alembic_config, prepare_schema, stored_schema
+from tests import databases
 
 
 def test_schema_constant_is_the_newest_migration(empty_engine: Engine) -> None:
@@ -40,6 +42,39 @@ def test_every_migration_up_down_up(empty_engine: Engine) -> None:
         below = revision
     with empty_engine.begin() as connection:
         command.check(alembic_config(connection))  # the tables are those that db.py describes
+
+
+def test_the_copies_that_other_tests_get_are_what_migrating_makes(
+    tmp_path: Path, request: pytest.FixtureRequest, empty_engine: Engine
+) -> None:
+    prepare_schema(empty_engine)
+    with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path / 'copy.db'}"
+        if empty_engine.dialect.name == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(databases.new_postgres(server))
+        copied = db.connect(url)
+        stack.callback(copied.dispose)
+        databases.prepare_schema(copied)
+        assert described(copied) == described(empty_engine)
+        named = select(db.InstallationRow.id)
+        with db.reading(copied) as one, db.reading(empty_engine) as other:
+            assert one.scalars(named).one() != other.scalars(named).one()
+
+
+def described(engine: Engine) -> set[tuple[str, ...]]:
+    """Everything but the rows."""
+    asked = {
+        "sqlite": "SELECT type, name, coalesce(sql, '') FROM sqlite_master",
+        "postgresql": (
+            "SELECT table_name || column_name, data_type,"
+            " coalesce(column_default, '') || is_nullable"
+            " FROM information_schema.columns WHERE table_schema = 'public'"
+            " UNION SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        ),
+    }
+    with engine.connect() as connection:
+        return {tuple(row) for row in connection.execute(text(asked[engine.dialect.name]))}
 
 
 def test_preparing_twice_changes_nothing(engine: Engine) -> None:
