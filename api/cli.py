@@ -73,6 +73,10 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def _warn(note: str) -> None:
+    err.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+
+
 def _filters(given: str | None) -> dict[str, Any] | None:
     if given is None:
         return None
@@ -178,7 +182,7 @@ def search(
     from rag_owl.api import show, wire
 
     with _open(data) as owl:
-        hits = owl.search(collection, query, list(image or []), _filters(filter), k)
+        hits = owl.search(collection, query, list(image or []), _filters(filter), k, on_note=_warn)
     if as_json:
         _print_json([wire.retrieved(hit) for hit in hits])
     else:

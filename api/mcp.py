@@ -114,15 +114,17 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
 
         def run(_: Ticket[CallToolResult]) -> CallToolResult:
             pictures = _pictures(using, images)
-            hits = using.owl.search(collection, query, pictures, filters, k)
+            notes: list[str] = []
+            hits = using.owl.search(collection, query, pictures, filters, k, on_note=notes.append)
             lines = [
                 f"{rank}. {hit.item.title} ({hit.item.document_name}, "
                 f"{show.where(hit.item.location)}) item {hit.item.id}\n{hit.item.text or ''}"
                 for rank, hit in enumerate(hits, 1)
             ]
             shown = _shown(using.owl, [hit.item for hit in hits])
-            document = {"data": [wire.retrieved(hit) for hit in hits]}
-            return _result("\n\n".join(lines) or "Nothing was found.", document, shown)
+            document = {"data": [wire.retrieved(hit) for hit in hits], "notes": notes}
+            text = "\n\n".join([*(lines or ["Nothing was found."]), *notes])
+            return _result(text, document, shown)
 
         try:
             return await _on(using.searching, run)

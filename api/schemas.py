@@ -183,6 +183,11 @@ class Search(In):
     )
 
 
+class Found(BaseModel):
+    data: list[Retrieved]
+    notes: list[str] = Field(description="What could not be searched, and how to mend it.")
+
+
 # --- jobs -----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from rag_owl import db, media
-from rag_owl.errors import CorruptData, ModelNotFound
+from rag_owl.errors import CorruptData, InvalidCheckpoint, ModelNotFound
 from rag_owl.indexer.gpu import GpuSearcher
 from rag_owl.indexer.segment import Segment, search_segments
 from rag_owl.indexer.segment_store import SegmentStore
@@ -30,6 +31,7 @@ from rag_owl.types import Channel, Question, Retrieved
 log = logging.getLogger(__name__)
 
 Keys = NDArray[np.int64]
+T = TypeVar("T")
 
 RANK_CONSTANT = 60  # Cormack et al. 2009, "Reciprocal Rank Fusion", §2
 # A question with a picture ("What is the capital of this country?") is first of all about what the
@@ -41,12 +43,20 @@ PICTURE_WEIGHT = 20.0
 PICTURE_BY_TEXT_WEIGHT = 0.9
 _FILTERS_KEPT = 32
 _COUNTS_HOLD = 60.0  # seconds
+_GONE_HOLDS = 60.0  # seconds; asking a hub that cannot be reached takes several each time
 
 
 @dataclass(frozen=True, slots=True)
 class Embedders:
     text: TextEmbedder
     picture: PictureEmbedder
+
+
+class Library(Protocol):
+    """Embedders by the names that generations have; both raise `ModelError`."""
+
+    def text_embedder(self, name: str) -> TextEmbedder: ...
+    def picture_embedder(self, name: str) -> PictureEmbedder: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +120,18 @@ class _Queries:
     text_floor: float  # for pictures that are searched by text
     wanted: Sequence[Channel]
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a way of looking at all."""
+        by_text = self.by_text is not None and "text" in self.wanted
+        return by_text or bool(self.text and "words" in self.wanted) or bool(self.by_picture)
+
 
 class HybridRetriever:
     """Implements `rag_owl.ports.Retriever`. Safe for many threads.
 
     store: where segments lie, named by their ids.
-    embedders: the embedders of a generation; called at every query, so it should remember them.
+    library: the embedders; asked at every query, so it should remember them.
     gpu: what searches segments on a GPU, or None where there is none.
     """
 
@@ -124,14 +140,15 @@ class HybridRetriever:
         engine: Engine,
         store: SegmentStore,
         blobs: BlobStore,
-        embedders: Callable[[Generation], Embedders],
+        library: Library,
         limits: Limits,
         gpu: Callable[[], GpuSearcher | None],
     ) -> None:
         self._engine = engine
         self._store = store
         self._blobs = blobs
-        self._embedders = embedders
+        self._library = library
+        self._gone: dict[tuple[Channel, str], tuple[float, str]] = {}
         self._limits = limits
         self._gpu = gpu
         self._views: dict[int, _View] = {}
@@ -139,46 +156,54 @@ class HybridRetriever:
         self._lock = threading.Lock()  # for opening segments, not for searching them
         self._expected: set[int] = set()
 
-    def retrieve(self, question: Question) -> list[Retrieved]:
+    def retrieve(
+        self, question: Question, on_note: Callable[[str], None] = log.warning
+    ) -> list[Retrieved]:
         """The `question.k` best items, best first; fewer where fewer exist.
 
+        on_note: told in a sentence of each search that was left out because its embedder is gone.
         Raises `NotFound` for an unknown collection, `InvalidFilter`, `InvalidQuestion` for a
-        picture that cannot be read.
+        picture that cannot be read, `ModelNotFound` where an embedder is gone and the question
+        holds pictures, or no other search is left.
         """
         try:
-            return self._retrieve(question)
+            return self._retrieve(question, on_note)
         except CorruptData:
             # A merge may have replaced a segment between our reading its row and opening its file.
             self._views.clear()
-            return self._retrieve(question)
+            return self._retrieve(question, on_note)
 
     def pinned(self, name: str, generation: Generation) -> Callable[[Question], list[Retrieved]]:
         """As `retrieve`, of one collection, from a generation that need not be live, as it is now.
 
-        Raises `NotFound`, `CorruptData`.
+        Both its embedders must be there. Raises `NotFound`, `CorruptData`.
         """
+
+        def refuse(note: str) -> None:
+            raise ModelNotFound(note)
+
         with db.reading(self._engine) as session:
             collection = collections.get(session, name)
             view = self._open_view(session, collection, generation, None)
-        return lambda question: self._retrieve_from(question, collection, view)
+        return lambda question: self._retrieve_from(question, collection, view, refuse)
 
-    def _retrieve(self, question: Question) -> list[Retrieved]:
+    def _retrieve(self, question: Question, on_note: Callable[[str], None]) -> list[Retrieved]:
         with db.reading(self._engine) as session:
             collection = collections.get(session, question.collection)
             view = self._view(session, collection)
-        return self._retrieve_from(question, collection, view) if view is not None else []
+        if view is None:
+            return []
+        return self._retrieve_from(question, collection, view, on_note)
 
     def _retrieve_from(
-        self, question: Question, collection: Collection, view: _View
+        self,
+        question: Question,
+        collection: Collection,
+        view: _View,
+        on_note: Callable[[str], None],
     ) -> list[Retrieved]:
-        try:  # models run, and may have to be loaded first, while no transaction is open
-            embedders = self._embedders(view.generation)
-        except ModelNotFound as error:
-            raise ModelNotFound(
-                f"{collection.name} cannot be searched: {error}; `rag-owl reindex "
-                f"{collection.name}` makes its vectors anew"
-            ) from error
-        queries = self._queries(embedders, question)
+        # Models run, and may have to be loaded first, while no transaction is open.
+        queries = self._queries(collection.name, view.generation, question, on_note)
         with db.reading(self._engine) as session:
             allowed = self._allowed(session, collection, view, question)
             with step("search"):
@@ -193,15 +218,68 @@ class HybridRetriever:
             for key in [key for key in best if key in loaded][: question.k]
         ]
 
-    def _queries(self, embedders: Embedders, question: Question) -> _Queries:
+    def _queries(
+        self,
+        name: str,
+        generation: Generation,
+        question: Question,
+        on_note: Callable[[str], None],
+    ) -> _Queries:
+        """What cannot be searched by because its embedder is gone is left out, with a note."""
         text = question.text.strip()
         wanted = question.channels or ("text", "words", "picture")
+        by_text: NDArray[np.float32] | None = None
+        by_picture: Sequence[NDArray[np.float32]] = ()
+        floor = -1.0
+        gone: dict[Channel, ModelNotFound] = {}
         with step("embed"):
-            by_text = embedders.text.embed_query(text) if text and wanted != ("words",) else None
-            by_picture = []
+            if text and wanted != ("words",):
+                try:
+                    by_text = self._embed_text(generation, text)
+                except ModelNotFound as error:
+                    gone["text"] = error
             if "picture" in wanted:
-                by_picture = self._picture_queries(embedders, question, text)
-        return _Queries(text, by_text, by_picture, embedders.picture.text_floor, wanted)
+                try:
+                    by_picture, floor = self._embed_pictures(generation, question, text)
+                except ModelNotFound as error:
+                    gone["picture"] = error
+        found = _Queries(text, by_text, by_picture, floor, wanted)
+        for channel, cause in gone.items():
+            what = "Pictures were" if channel == "picture" else "Meanings were"
+            again = f"`rag-owl reindex {name} --{channel}-embedder NAME` makes its vectors anew"
+            if (channel == "picture" and question.pictures) or not found.any:
+                raise ModelNotFound(f"{name} cannot be searched so: {cause}; {again}") from cause
+            if channel in wanted:
+                on_note(f"{what} not searched: {cause}; {again}.")
+        return found
+
+    def _embed_text(self, generation: Generation, text: str) -> NDArray[np.float32]:
+        name = generation.text_embedder
+        load = self._library.text_embedder
+        return self._unless_gone("text", name, lambda: load(name).embed_query(text))
+
+    def _embed_pictures(
+        self, generation: Generation, question: Question, text: str
+    ) -> tuple[Sequence[NDArray[np.float32]], float]:
+        """What to search pictures by, and the least that counts where that is text."""
+        name = generation.picture_embedder
+
+        def embed() -> tuple[Sequence[NDArray[np.float32]], float]:
+            embedder = self._library.picture_embedder(name)
+            return self._picture_queries(embedder, question, text), embedder.text_floor
+
+        return self._unless_gone("picture", name, embed)
+
+    def _unless_gone(self, channel: Channel, name: str, embed: Callable[[], T]) -> T:
+        """Raises `ModelNotFound`, at once where the embedder was not there a moment ago."""
+        since, reason = self._gone.get((channel, name), (-math.inf, ""))
+        if time.monotonic() - since < _GONE_HOLDS:
+            raise ModelNotFound(reason)
+        try:
+            return embed()
+        except (ModelNotFound, InvalidCheckpoint) as error:
+            self._gone[channel, name] = (time.monotonic(), str(error))
+            raise ModelNotFound(str(error)) from error
 
     def _search(
         self,
@@ -242,16 +320,16 @@ class HybridRetriever:
         return counts
 
     def _picture_queries(
-        self, embedders: Embedders, question: Question, text: str
+        self, embedder: PictureEmbedder, question: Question, text: str
     ) -> list[NDArray[np.float32]]:
         if question.pictures:
             pictures = [
                 media.decode_picture(self._blobs.get(key), self._limits)
                 for key in question.pictures
             ]
-            return list(embedders.picture.embed_pictures(pictures))
-        if text and embedders.picture.reads_text:
-            return [embedders.picture.embed_query(text)]
+            return list(embedder.embed_pictures(pictures))
+        if text and embedder.reads_text:
+            return [embedder.embed_query(text)]
         return []
 
     def _allowed(
@@ -320,8 +398,8 @@ class HybridRetriever:
 
         def load() -> None:
             try:
-                embedders = self._embedders(coming)
-                embedders.text.embed_query("ready")
+                self._library.text_embedder(coming.text_embedder).embed_query("ready")
+                self._library.picture_embedder(coming.picture_embedder)
             except Exception as error:  # the question that needs it will say so
                 log.warning("models of a coming generation cannot be loaded: %s", error)
 

@@ -55,7 +55,8 @@ def answer_question(
         stills = parts.stills(question.video)
         pictured = replace(question, pictures=(*question.pictures, *stills))
     with step("retrieve", k=question.k) as retrieving:
-        retrieved = _retrieve(pictured, parts)
+        missing: list[str] = []
+        retrieved = _retrieve(pictured, parts, missing.append)
         retrieving.note(items=len(retrieved))
     watches = isinstance(parts.answerer, Watcher) and parts.answerer.watches_video
     shown = question if watches else pictured
@@ -68,6 +69,7 @@ def answer_question(
         draft = parts.answerer.answer(context, gate.on_text if gate else on_text)
         if draft.usage is not None:
             answering.note(tokens=draft.usage.completion_tokens)
+    draft = replace(draft, notes=(*missing, *draft.notes))
     drops = _drops(parts.answerer, context, draft)
     if question.verify == "full" and drops is None:
         note = f"{draft.model} cannot be asked again without one of its sources."
@@ -108,10 +110,10 @@ def _drops(answerer: Answerer, context: Context, draft: Draft) -> Sequence[float
     return answerer.ablate(context, draft) if isinstance(answerer, Ablator) else None
 
 
-def _retrieve(question: Question, parts: Parts) -> list[Retrieved]:
+def _retrieve(question: Question, parts: Parts, on_note: Callable[[str], None]) -> list[Retrieved]:
     """Without the excluded items; a follow-up is shown what the turn before it cited as well."""
     excluded = set(question.exclude_items)
-    found = parts.retriever.retrieve(replace(question, k=question.k + len(excluded)))
+    found = parts.retriever.retrieve(replace(question, k=question.k + len(excluded)), on_note)
     found = [hit for hit in found if hit.item.id not in excluded][: question.k]
     if not conversation.is_follow_up(question) or question.filters:
         return found  # what was cited need not satisfy the filters

@@ -117,7 +117,7 @@ class RagOwl:
             engine,
             self.segments,
             self.blobs,
-            self.models.embedders_of,
+            self.models,
             self._limits,
             self.models.gpu,
         )
@@ -516,15 +516,17 @@ class RagOwl:
         filters: Mapping[str, Any] | None = None,
         k: int | None = None,
         channels: Sequence[Channel] | None = None,
+        on_note: Callable[[str], None] = log.warning,
     ) -> list[Retrieved]:
         """The k best items for words, pictures or both, best first. Raises as `ask` does.
 
-        channels: only these searches; None: all that fit.
+        channels: only these searches; None: all that fit. on_note: told in a sentence of each
+        search that was left out because the collection's embedder for it is gone.
         """
         asked = self._question(collection, query, images, filters, k)
         asked = replace(asked, channels=tuple(channels) if channels is not None else None)
         check(asked, needs_text=False)
-        return self._retriever.retrieve(asked)
+        return self._retriever.retrieve(asked, on_note)
 
     def answer(self, answer_id: str) -> Answer:
         """An answer as it was given. Raises `NotFound`."""

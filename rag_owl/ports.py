@@ -76,7 +76,9 @@ class BlobArrivals(Protocol):
 
 
 class Retriever(Protocol):
-    def retrieve(self, question: Question) -> list[Retrieved]: ...
+    def retrieve(self, question: Question, on_note: Callable[[str], None]) -> list[Retrieved]:
+        """on_note: told in a sentence of what could not be searched."""
+        ...
 
 
 class Answerer(Protocol):

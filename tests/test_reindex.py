@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -346,14 +347,42 @@ def test_what_cannot_be_asked_for(owl: RagOwl, files: Path) -> None:
     assert owl.jobs()[0].kind == "ingest"  # none was begun
 
 
-def test_an_embedder_that_is_gone_is_named_with_the_remedy(owl: RagOwl, files: Path) -> None:
-    owl.ingest("c", [files])
+def lose(owl: RagOwl, **embedders: str) -> None:
+    """The live generation was made with these, which are not here."""
     with db.writing(owl.engine) as session:
         row = session.query(db.GenerationRow).one()
-        row.picture_embedder = "owl-nano-eyes@00000000-50"
+        for name, value in embedders.items():
+            setattr(row, name, value)
         collections.touch(session, row.collection_key)
-    with pytest.raises(ModelNotFound, match=r"00000000-50 is not here.*`rag-owl reindex c`"):
-        owl.search("c", "owl")
+
+
+def test_without_its_picture_embedder_a_collection_still_answers_words(
+    owl: RagOwl, files: Path
+) -> None:
+    owl.ingest("c", [files])
+    lose(owl, picture_embedder="owl-nano-eyes@00000000-50")
+    remedy = r"00000000-50 is not here.*`rag-owl reindex c --picture-embedder NAME`"
+    notes: list[str] = []
+    hits = owl.search("c", "owl", on_note=notes.append)
+    assert hits[0].item.document_name == "owl.txt"
+    assert hits[0].channels == ("text", "words")
+    assert len(notes) == 1
+    assert re.search(rf"^Pictures were not searched: .*{remedy}", notes[0])
+    answer = owl.ask("c", "Where does the owl sleep?")
+    assert not answer.abstained
+    assert answer.notes == tuple(notes)
+    assert owl.answer(answer.id).notes == tuple(notes)
+    with pytest.raises(ModelNotFound, match=remedy):
+        owl.search("c", "owl", images=[files / "p1.jpg"])
+    with pytest.raises(ModelNotFound, match=remedy):
+        owl.ask("c", "What is this?", images=[files / "p1.jpg"])
+    with pytest.raises(ModelNotFound, match=remedy):
+        owl.search("c", "owl", channels=("picture",))
+    notes.clear()
+    by_words = owl.search("c", "owl", [files / "p1.jpg"], None, 5, ("words",), notes.append)
+    assert by_words[0].item.document_name == "owl.txt"
+    assert notes == []  # what was not asked for is not missing
+
     job = owl.ingest("c", [files])
     assert job.state == "failed"
     assert "`rag-owl reindex c`" in (job.error or "")
@@ -362,8 +391,51 @@ def test_an_embedder_that_is_gone_is_named_with_the_remedy(owl: RagOwl, files: P
     assert live.generation.picture_embedder.startswith("owl-nano-eyes@")
     assert live.comparison is not None
     assert "is not here" in live.comparison["note"]
-    assert "owl.txt" in names(owl, "owl")
+    assert "owl.txt" in names(owl, "owl", on_note=notes.append)
+    assert owl.search("c", "", images=[files / "p1.jpg"], on_note=notes.append)
+    assert notes == []
     assert kept.state == "kept"
+
+
+def test_without_its_text_embedder_a_collection_still_answers_by_words_and_pictures(
+    owl: RagOwl, files: Path
+) -> None:
+    owl.ingest("c", [files])
+    lose(owl, text_embedder="/nowhere/minilm@0123456789ab")
+    remedy = r"/nowhere/minilm.*`rag-owl reindex c --text-embedder NAME`"
+    notes: list[str] = []
+    hits = owl.search("c", "owl sleeps", on_note=notes.append)
+    assert hits[0].item.document_name == "owl.txt"
+    assert "text" not in hits[0].channels
+    assert re.search(rf"^Meanings were not searched: .*{remedy}", notes[0])
+    answer = owl.ask("c", "Where does the owl sleep?")
+    assert answer.notes == tuple(notes)
+    assert answer.citations[0].document_name == "owl.txt"
+    (best, *_) = owl.search("c", "owl", images=[files / "p1.jpg"], on_note=notes.append)
+    assert best.item.document_name == "p1.jpg"
+    with pytest.raises(ModelNotFound, match=remedy):
+        owl.search("c", "owl", channels=("text",))
+    lose(owl, picture_embedder="/nowhere/clip@1")
+    notes.clear()
+    assert owl.search("c", "owl", on_note=notes.append)[0].channels == ("words",)
+    assert len(notes) == 2
+
+
+def test_an_embedder_that_is_gone_is_not_looked_for_at_every_question(
+    owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owl.ingest("c", [files])
+    lose(owl, text_embedder="far/away@0123456789ab")
+    asked: list[str] = []
+
+    def unreachable(model_id: str, *_: object, **__: object) -> None:
+        asked.append(model_id)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.model_info", unreachable)
+    for _ in range(3):
+        assert names(owl, "owl")[0] == "owl.txt"
+    assert asked == ["far/away"]
 
 
 def test_a_batch_that_was_made_for_what_was_live_before_is_made_again(

@@ -17,15 +17,18 @@ from rag_owl.types import Retrieved
 router = APIRouter(prefix="/v1/collections/{name}/search", tags=["search"], responses=problems(404))
 
 
-@router.post("", response_model=schemas.Listed[schemas.Retrieved], dependencies=[MayAsk])
+@router.post("", response_model=schemas.Found, dependencies=[MayAsk])
 async def search(
     name: Name, wanted: schemas.Search, owl: Owl, state: The, request: Request
 ) -> dict[str, Any]:
     """The k best items for words, pictures or both, best first."""
+    notes: list[str] = []
 
     def work(_: Ticket[list[Retrieved]]) -> list[Retrieved]:
         pictures = read_pictures(wanted.images, state.settings.question_pictures)
-        return owl.search(name, wanted.query, pictures, wanted.filters, wanted.k, wanted.channels)
+        return owl.search(
+            name, wanted.query, pictures, wanted.filters, wanted.k, wanted.channels, notes.append
+        )
 
     hits = await on_lane(request, state.searching, work)
-    return {"data": [wire.retrieved(hit) for hit in hits]}
+    return {"data": [wire.retrieved(hit) for hit in hits], "notes": notes}

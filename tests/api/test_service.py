@@ -15,7 +15,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from rag_owl import RagOwl
+from rag_owl import RagOwl, db
+from rag_owl.store import collections
 from tests.service import PATIENCE, finished, opened, png, problem, running, upload
 
 HTML = b"<!doctype html><html><body><script>alert(1)</script><p>A tawny owl.</p></body></html>"
@@ -290,6 +291,26 @@ def data_url(data: bytes) -> str:
     import base64
 
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def test_a_search_says_what_it_left_out(client: TestClient) -> None:
+    path = "/v1/collections/lost/search"
+    upload(client, "lost", {"owl.md": b"The owl sleeps in the barn.", "red.png": png()})
+    assert client.post(path, json={"query": "owl"}).json()["notes"] == []
+    owl = opened(client)
+    with db.writing(owl.engine) as session:
+        key = collections.get(session, "lost").key
+        row = session.query(db.GenerationRow).filter_by(collection_key=key).one()
+        row.picture_embedder = "/nowhere/clip@1"
+        collections.touch(session, key)
+    found = client.post(path, json={"query": "owl"}).json()
+    assert found["data"][0]["item"]["document_name"] == "owl.md"
+    assert "--picture-embedder" in found["notes"][0]
+    asked = {"collection": "lost", "question": "Where does the owl sleep?"}
+    assert client.post("/v1/answers", json=asked).json()["notes"] == found["notes"]
+    refused = problem(client.post(path, json={"images": [data_url(png())]}), 404, "model")
+    assert "--picture-embedder" in refused["detail"]
+    client.delete("/v1/collections/lost")
 
 
 def test_jobs_are_listed_and_filtered(client: TestClient) -> None:
