@@ -34,8 +34,8 @@ from rag_owl.types import Skipped
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
 
-Lane: TypeAlias = Literal["ingest", "upkeep", "safety"]
-LANES: tuple[Lane, ...] = ("ingest", "upkeep", "safety")
+Lane: TypeAlias = Literal["ingest", "upkeep", "delete", "backup"]
+LANES: tuple[Lane, ...] = ("ingest", "upkeep", "delete", "backup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,8 @@ KINDS: dict[str, Kind] = {
     "reindex": Kind(reindex, "upkeep"),
     "merge": Kind(merge, "upkeep"),
     "verify": Kind(verify, "upkeep"),
-    "delete": Kind(delete, "safety"),
-    "expire": Kind(delete, "safety"),
-    "backup": Kind(backup, "safety"),
+    "delete": Kind(delete, "delete"),
+    "expire": Kind(delete, "delete"),
+    # Not behind deletions, which may take their time: `rag_owl.holds` keeps them apart.
+    "backup": Kind(backup, "backup"),
 }
