@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from rag_owl.settings import as_markdown
 
@@ -37,34 +36,49 @@ def test_make_targets_of_the_readme_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.M)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+# Commands and programs after each other in one process, which loads its libraries once. What a
+# command does is as if it were alone, but for that; how one starts, others test.
+IN_ONE_PROCESS = """
+import json, sys
+from rag_owl.api.cli import main
+
+for kind, text in json.load(sys.stdin):
+    print("ran", kind, text, sep="\\n", flush=True)
+    if kind == "python":
+        exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
+        continue
+    sys.argv = json.loads(text)
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, text
+"""
 
 
-def test_commands_and_python_of_the_readme_run(workplace: Path) -> None:
+def test_commands_and_python_of_the_readme_run(tmp_path: Path) -> None:
     """In order, in one folder: later ones use what earlier ones made."""
-    command_line = str(Path(sys.executable).with_name("rag-owl"))
-    theirs = {name: value for name, value in os.environ.items() if name != "RAG_OWL_MODEL"}
-    ran = 0
+    steps: list[tuple[str, str]] = []
     for language, block in BLOCKS:
         if language == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", block], cwd=workplace, capture_output=True, text=True,
-                check=False, env=theirs,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            assert "142 []" in done.stdout
-            assert "Tokyo" in done.stdout
-            ran += 1
+            steps.append(("python", block))
         for line in block.splitlines() if language == "sh" else ():
             arguments = shlex.split(line)
-            if arguments[:1] != ["rag-owl"]:
-                continue
-            done = subprocess.run(
-                [command_line, *arguments[1:]], cwd=workplace, capture_output=True, text=True,
-                check=False, env=theirs,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{line}: {done.stderr}"
-            ran += 1
-    assert ran >= 9
+            if arguments[:1] == ["rag-owl"]:
+                steps.append(("sh", json.dumps(arguments)))
+    assert len(steps) >= 10
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ONE_PROCESS],
+        input=json.dumps(steps), cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "RAG_OWL_MODEL"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr}"
+    assert done.stdout.count("ran\n") == len(steps)
+    said = done.stdout.partition("ran\npython\n")[2]
+    assert "142 []" in said
+    assert "Tokyo" in said
+
+
+def test_the_command_is_installed() -> None:
+    command = Path(sys.executable).with_name("rag-owl")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "ingest" in done.stdout) == (0, True), done.stderr
