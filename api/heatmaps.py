@@ -6,20 +6,24 @@ Nothing of it is stored: the model reads the same sources again, which gives the
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from rag_owl import db
-from rag_owl.api import wire
+from rag_owl.api import answering
 from rag_owl.api.deps import on_lane
 from rag_owl.api.errors import Problem
 from rag_owl.api.state import State
 from rag_owl.client import RagOwl
 from rag_owl.media import decode_picture
+from rag_owl.model import registry
+from rag_owl.ports import Heatmapper
+from rag_owl.settings import Settings
 from rag_owl.store import answers
-from rag_owl.types import Context
+from rag_owl.types import Answer, Context
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,44 +33,45 @@ _COLOUR = (214, 39, 40)
 _STRONGEST = 190  # of 255: the picture stays visible
 
 
-@runtime_checkable
-class Heatmapper(Protocol):
-    def heatmap(
-        self, context: Context, source: int
-    ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
-        """-> per picture of the user's and for the source's own: a (G, G) map of attention."""
-        ...
-
-
 async def of(request: Request, state: State, owl: RagOwl, answer_id: str, number: int) -> bytes:
     """A PNG of the item picture's proportions. Raises `NotFound`, `Problem` 404, `Busy`."""
-
-    def look() -> tuple[Context, int, bytes]:
-        answer = owl.answer(answer_id)
-        if number >= len(answer.citations):
-            raise Problem(404, f"this answer has {len(answer.citations)} citations", "n")
-        citation = answer.citations[number]
-        if answer.model not in wire.HEATMAPS or citation.picture is None:
-            raise Problem(404, "there is no heatmap of this citation", "n")
-        shown = [each for each in owl.sources(answer_id) if each is not None]
-        if len(shown) < len(answer.sources):
-            raise Problem(404, "some of what the model was shown is deleted by now", "n")
-        with db.reading(owl.engine) as session:
-            question = answers.question_of(session, answer_id)
-        context = Context(question, tuple(shown))
-        return context, citation.marker - 1, owl.blobs.get(citation.picture)
+    answer, context = await run_in_threadpool(_what_was_read, owl, answer_id)
+    if number >= len(answer.citations):
+        raise Problem(404, f"this answer has {len(answer.citations)} citations", "n")
+    citation = answer.citations[number]
+    picture = citation.picture
+    if not answer.heatmaps or picture is None:
+        raise Problem(404, "there is no heatmap of this citation", "n")
+    if len(context.sources) < len(answer.sources):
+        raise Problem(404, "some of what the model was shown is deleted by now", "n")
+    name = await run_in_threadpool(_who_answered, state.settings, answer)
 
     def draw() -> bytes:
-        context, source, picture = look()
-        model = owl.models.answerer(wire.HEATMAPS[0])
+        model = owl.models.answerer(name)
         if not isinstance(model, Heatmapper):
             raise Problem(404, "this model cannot say where it looked", "n")
-        _, own = model.heatmap(context, source)
+        _, own = model.heatmap(context, citation.marker - 1)
         if own is None:
             raise Problem(404, "there is no heatmap of this citation", "n")
-        return paint(own, decode_picture(picture, owl.limits, max_side=_SIDE).size)
+        size = decode_picture(owl.blobs.get(picture), owl.limits, max_side=_SIDE).size
+        return paint(own, size)
 
-    return await on_lane(request, state.lane, lambda _: draw())
+    return await on_lane(request, answering.lane_of(state, name), lambda _: draw())
+
+
+def _what_was_read(owl: RagOwl, answer_id: str) -> tuple[Answer, Context]:
+    answer = owl.answer(answer_id)
+    sources = tuple(each for each in owl.sources(answer_id) if each is not None)
+    with db.reading(owl.engine) as session:
+        return answer, Context(answers.question_of(session, answer_id), sources)
+
+
+def _who_answered(settings: Settings, answer: Answer) -> str:
+    """The model by the name that loads it: the service's own or a bundled one."""
+    for name in (settings.model, *registry.names()):
+        if registry.called(name) == answer.model:
+            return name
+    raise Problem(404, f"the model that answered is not asked here any more: {answer.model}", "n")
 
 
 def paint(attention: NDArray[np.float32], size: tuple[int, int]) -> bytes:

@@ -9,8 +9,6 @@ from typing import Any
 from rag_owl.store.collections import CollectionInfo
 from rag_owl.types import Answer, Citation, Document, Item, Job, Retrieved
 
-HEATMAPS = ("owl-nano",)  # the models that can say where in a picture they looked
-
 
 def answer(value: Answer) -> dict[str, Any]:
     return {
@@ -49,7 +47,7 @@ def answer(value: Answer) -> dict[str, Any]:
 def heatmap_address(value: Answer, number: int) -> str | None:
     """Where the heatmap of a citation can be had, of models that can say where they looked."""
     shown = value.pictures and value.citations[number].picture is not None
-    if value.model not in HEATMAPS or not shown:
+    if not value.heatmaps or not shown:
         return None
     return f"/v1/answers/{value.id}/citations/{number}/heatmap"
 

@@ -12,7 +12,16 @@ from rag_owl import context as contexts
 from rag_owl import conversation, db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.gate import Gate
-from rag_owl.ports import Ablator, Answerer, Grounded, Grounding, Judge, Retriever, Watcher
+from rag_owl.ports import (
+    Ablator,
+    Answerer,
+    Grounded,
+    Grounding,
+    Heatmapper,
+    Judge,
+    Retriever,
+    Watcher,
+)
 from rag_owl.settings import MOST_ITEMS
 from rag_owl.steps import step
 from rag_owl.store import answers, collections, filters, items
@@ -94,6 +103,7 @@ def answer_question(
         )
         if gate is not None:
             answer = gate.finish(answer)
+    answer = replace(answer, heatmaps=isinstance(parts.answerer, Heatmapper))
     with step("store"), db.writing(parts.engine) as session:
         collection = collections.get(session, question.collection)
         answers.save(session, collection.key, answer, context)

@@ -135,6 +135,19 @@ class Grounded(Protocol):
 
 
 @runtime_checkable
+class Heatmapper(Protocol):
+    """An answerer that can say where in pictures it looked."""
+
+    def heatmap(
+        self, context: Context, source: int
+    ) -> tuple[list[NDArray[np.float32]], NDArray[np.float32] | None]:
+        """What it looked at while it read one source: per picture of the user's and for the
+        source's own (None: it has none, or was not looked at) a (G, G) map of attention, row by
+        row from the top left."""
+        ...
+
+
+@runtime_checkable
 class Rememberer(Protocol):
     """An answerer with a visual memory: it can look at a picture before any question comes."""
 

@@ -375,3 +375,4 @@ class Answer:
     rating_comment: str | None = None
     statements: tuple[Statement, ...] = ()  # none of an abstention
     looks: tuple[Look, ...] = ()  # what rests on the user's own pictures
+    heatmaps: bool = False  # the model can say where in pictures it looked

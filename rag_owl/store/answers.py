@@ -60,6 +60,7 @@ def save(session: Session, collection_key: int, answer: Answer, context: Context
                 "verify": question.verify,
                 "require_support": question.require_support,
                 "statements": [asdict(statement) for statement in answer.statements],
+                "heatmaps": answer.heatmaps,
                 "found": [[source.score, dict(source.similarities)] for source in context.sources],
             },
             sources=[source.item.id for source in context.sources],
@@ -303,6 +304,8 @@ def _answer(row: AnswerRow, collection: str, citations: Sequence[Citation]) -> A
             Look(each["start"], each["end"], tuple(each["pictures"]))
             for each in request.get("looks", ())
         ),
+        # Of answers that do not say it, only one model could.
+        heatmaps=request.get("heatmaps", row.model == "owl-nano"),
     )
 
 

@@ -1,13 +1,22 @@
-"""The heatmap's picture: what stood out is painted, an even look is not."""
+"""Heatmaps: what stood out is painted, an even look is not; by the very model that answered."""
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from rag_owl import RagOwl
 from rag_owl.api.heatmaps import paint
+from rag_owl.model.nano import weights
+from rag_owl.sample import write_sample
+from tests.service import opened, problem, running
 
 
 def alpha_of(attention: np.ndarray) -> np.ndarray:
@@ -29,3 +38,47 @@ def test_what_drew_attention_is_painted_where_it_is() -> None:
 def test_an_even_or_empty_look_paints_nothing() -> None:
     assert alpha_of(np.full((8, 8), 0.3)).max() == 0
     assert alpha_of(np.zeros((8, 8))).max() == 0
+
+
+def test_a_model_trained_further_gives_heatmaps_under_its_own_name(tmp_path: Path) -> None:
+    further = tmp_path / "further"
+    shutil.copytree(weights.FOLDER, further)
+    (further / "card.json").write_text(json.dumps({"name": "owl-nano-of-flags"}))
+    write_sample(tmp_path / "all")
+    (tmp_path / "flags").mkdir()
+    for name in ("japan.png", "japan.txt", "kenya.png", "kenya.txt"):
+        (tmp_path / "all" / name).rename(tmp_path / "flags" / name)
+    flag = (tmp_path / "flags" / "japan.png").read_bytes()
+    picture = f"data:image/png;base64,{base64.b64encode(flag).decode()}"
+    asked = {
+        "collection": "flags",
+        "question": "What is the capital of this country?",
+        "images": [picture],
+    }
+    data = tmp_path / "data"
+    with RagOwl.open(data) as owl:
+        owl.ingest("flags", [tmp_path / "flags"])
+    with running(data, model=str(further)) as client:
+        answer = client.post("/v1/answers", json=asked).json()
+        assert (answer["model"], answer["abstained"]) == ("owl-nano-of-flags", False)
+        address = answer["citations"][0]["location"]["heatmap_url"]
+        found = client.get(address)
+        assert found.status_code == 200, found.text
+        with Image.open(io.BytesIO(found.content)) as drawn:
+            assert drawn.mode == "RGBA"
+            assert drawn.getchannel("A").getextrema()[1] > 0
+        # The model that drew it is the one that answered; the bundled one was never loaded.
+        assert "answerer owl-nano" not in opened(client).models._loaded
+        plain = client.post("/v1/answers", json={**asked, "model": "sentences"}).json()
+        assert all(each["location"].get("heatmap_url") is None for each in plain["citations"])
+    with running(data, model="sentences") as client:
+        listed = client.get("/v1/answers").json()["data"]
+        assert listed[1]["citations"][0]["location"]["heatmap_url"] == address
+        assert not any("owl-nano" in name for name in loaded_answerers(client))
+        assert "owl-nano-of-flags" in problem(client.get(address), 404, "n")["detail"]
+        assert not any("owl-nano" in name for name in loaded_answerers(client))
+
+
+def loaded_answerers(client: TestClient) -> list[str]:
+    names = opened(client).models._loaded
+    return [name for name in names if name.startswith("answerer")]
