@@ -136,7 +136,8 @@ def test_without_traces_nothing_of_the_sdk_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "owl.txt").write_text("The elf owl weighs 40 grams.")
     code = (
         "import sys\nfrom rag_owl import RagOwl\n"
-        f"with RagOwl.open({str(tmp_path / 'data')!r}, model='sentences') as owl:\n"
+        "quick = {'text_embedder': 'hashing', 'picture_embedder': 'descriptor'}\n"
+        f"with RagOwl.open({str(tmp_path / 'data')!r}, model='sentences', **quick) as owl:\n"
         f"    owl.ingest('owls', [{str(tmp_path / 'owl.txt')!r}])\n"
         "    owl.ask('owls', 'How much does the elf owl weigh?')\n"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)\n"
