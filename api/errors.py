@@ -10,6 +10,7 @@ that id and no path of this machine.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -67,6 +68,8 @@ _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
     (StorageUnavailable, 503),
     (DataFolderError, 507),
 )
+_OPENAI_PATHS = re.compile(r"/v1/(?:chat/completions|models(?:/.*)?)/?", re.DOTALL)
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FIELDS: tuple[tuple[type[RagOwlError], str], ...] = ((ModelNotFound, "model"),)
 
 
@@ -190,11 +193,32 @@ def document(problem: Problem, request_id: str = "") -> dict[str, Any]:
     return found
 
 
-def respond(error: Exception, request_id: str = "") -> JSONResponse:
+def openai_document(problem: Problem, request_id: str = "") -> dict[str, Any]:
+    """The problem in OpenAI's form."""
+    kind = _OPENAI_TYPES.get(
+        problem.status, "invalid_request_error" if problem.status < 500 else "server_error"
+    )
+    missing = problem.status == 404 and problem.field == "model"
+    written = document(problem, request_id)
+    return {
+        "error": {
+            "message": written["detail"],
+            "type": kind,
+            "param": written.get("field"),
+            "code": "model_not_found" if missing else None,
+        }
+    }
+
+
+def respond(error: Exception, request_id: str = "", path: str = "") -> JSONResponse:
+    """A problem document; on the paths of OpenAI's interface its error, which knows no 422."""
     problem = problem_of(error, request_id)
     if problem.status >= 500 and not isinstance(error, Busy | DataFolderBusy):
         is_known = isinstance(error, RagOwlError | Problem)
         log.error("request failed", error=str(error), exc_info=None if is_known else error)
+    if _OPENAI_PATHS.fullmatch(path):
+        status = 400 if problem.status == 422 else problem.status
+        return JSONResponse(openai_document(problem, request_id), status, problem.headers)
     return JSONResponse(
         document(problem, request_id),
         status_code=problem.status,
@@ -211,7 +235,7 @@ def install(app: FastAPI) -> None:
             error = Problem(415, "send JSON, as application/json", "Content-Type")
         if isinstance(error, HTTPException) and error.status_code == 405:
             error = Problem(405, str(error.detail), headers={"Allow": _allowed(request)})
-        return respond(error, getattr(request.state, "request_id", ""))
+        return respond(error, getattr(request.state, "request_id", ""), request.scope["path"])
 
     for kind in (RagOwlError, RequestValidationError, HTTPException, Problem):
         app.add_exception_handler(kind, handle)

@@ -84,7 +84,7 @@ class Guard:
             await self.app(scope, self._limited(scope, headers, receive), call.send)
         except Exception as error:
             if not call.status:
-                response = errors.respond(_plain(error), request_id)
+                response = errors.respond(_plain(error), request_id, scope["path"])
                 await response(scope, receive, call.send)
             elif not isinstance(error, ClientDisconnect):
                 log.exception("an answer broke off")

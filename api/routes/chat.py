@@ -26,7 +26,7 @@ from rag_owl.api.logs import get_logger
 from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.routes.answers import keeping, parse
 from rag_owl.client import RagOwl
-from rag_owl.errors import Busy, NotFound, RagOwlError
+from rag_owl.errors import NotFound
 from rag_owl.model.remote import ChatRequest, Chatting, RemoteAnswerer, ToolsCalled
 from rag_owl.ports import Answerer
 from rag_owl.settings import Settings
@@ -34,25 +34,6 @@ from rag_owl.store import collections
 from rag_owl.types import Answer, Retrieved
 
 log = get_logger(__name__)
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-
-def error_document(problem: Problem, request_id: str) -> dict[str, Any]:
-    """A problem in OpenAI's form, which knows no 422."""
-    kind = _TYPES.get(
-        problem.status, "invalid_request_error" if problem.status < 500 else "server_error"
-    )
-    missing = problem.status == 404 and problem.field == "model"
-    written = errors.document(problem, request_id)
-    return {
-        "error": {
-            "message": written["detail"],
-            "type": kind,
-            "param": problem.field,
-            "code": "model_not_found" if missing else None,
-        }
-    }
 
 
 class OpenAiRoute(APIRoute):
@@ -66,12 +47,7 @@ class OpenAiRoute(APIRoute):
             try:
                 return await handle(request)
             except Exception as error:
-                problem = errors.problem_of(error, request_id)
-                if problem.status >= 500 and not isinstance(error, Busy):
-                    known = isinstance(error, RagOwlError | Problem)
-                    log.error("request failed", error=str(error), exc_info=None if known else error)
-                status = 400 if problem.status == 422 else problem.status
-                return JSONResponse(error_document(problem, request_id), status, problem.headers)
+                return errors.respond(error, request_id, request.scope["path"])
 
         return handled
 
@@ -95,9 +71,7 @@ _ERROR = {
                     }
                 },
             }
-        },
-        # Where the request does not come as far as this route.
-        errors.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}},
+        }
     }
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -256,7 +230,7 @@ class _Chunks:
             problem = errors.problem_of(error, self._request_id)
             if problem.status >= 500:
                 log.error("a streamed answer failed", error=str(error))
-            yield _data(error_document(problem, self._request_id))
+            yield _data(errors.openai_document(problem, self._request_id))
         yield ServerSentEvent(data="[DONE]")
 
     def _end(self, answer: Answer) -> list[ServerSentEvent]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -327,3 +328,48 @@ def test_the_async_client_works_too(address: str) -> None:
             return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
 
     assert "40 grams" in asyncio.run(ask())
+
+
+def test_what_never_comes_to_the_route_is_told_in_openais_form_too(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"model": "sentences", "max_request_bytes": 1024}
+    with (
+        serve(tmp_path / "data", address_rate="4/minute", **settings) as at,
+        openai.OpenAI(base_url=f"{at}/v1", api_key="any", max_retries=0) as client,
+    ):
+
+        def refused(text: str = WEIGHT, **more: Any) -> openai.APIStatusError:
+            with pytest.raises(openai.APIStatusError) as raised:
+                client.chat.completions.create(model="owls", messages=[say(text)], **more)
+            error = raised.value
+            assert error.response.headers["content-type"] == "application/json"
+            assert set(error.response.json()) == {"error"}
+            assert error.message
+            return error
+
+        # Neither of these two is counted: they are refused before.
+        error = refused(extra_headers={"Host": "owls.example"})
+        assert (error.status_code, error.type) == (421, "invalid_request_error")
+        assert error.param == "Host"
+        error = refused(extra_headers={"Origin": "https://elsewhere.example"})
+        assert isinstance(error, openai.PermissionDeniedError)
+        assert error.type == "permission_error"
+        error = refused("x" * 2000)
+        assert (error.status_code, error.type) == (413, "invalid_request_error")
+        assert "1,024 bytes" in error.message
+        with pytest.raises(openai.APIStatusError) as raised:
+            client.get("/chat/completions", cast_to=object)
+        assert raised.value.status_code == 405
+        assert raised.value.type == "invalid_request_error"
+        assert raised.value.response.headers["allow"] == "POST"
+        with pytest.raises(openai.NotFoundError) as unknown:
+            client.models.retrieve("a/b")
+        assert unknown.value.type == "invalid_request_error"
+        assert refused().status_code == 404  # the fourth: there is no such collection
+        error = refused()
+        assert isinstance(error, openai.RateLimitError)
+        assert error.type == "rate_limit_error"
+        assert int(error.response.headers["retry-after"]) > 0
+        with pytest.raises(openai.RateLimitError):
+            client.models.list()
+        other = httpx.get(f"{at}/v1/collections")
+        assert other.headers["content-type"] == "application/problem+json"
