@@ -32,6 +32,7 @@ class Gate:
         self._decided = 0  # characters of the text
         self._kept: list[tuple[int, int]] = []
         self._sent = ""
+        self._space = ""  # behind what was let through: it is sent with what follows, if anything
 
     def on_text(self, piece: str) -> None:
         # First what earlier pieces completed: an answer of one piece is left to `finish`.
@@ -74,7 +75,9 @@ class Gate:
 
     def _keep(self, text: str, start: int, end: int) -> None:
         self._kept.append((start, end))
-        self._send(text[start:end])
+        said = text[start:end].rstrip()
+        self._send(self._space + said)
+        self._space = text[start + len(said) : end]
 
     def _send(self, text: str) -> None:
         if text:
@@ -103,7 +106,8 @@ def _stretches(answer: Answer) -> list[tuple[int, int]]:
 
 
 def _cut(answer: Answer, kept: Sequence[tuple[int, int]], sent: str) -> Answer:
-    """The answer with only these stretches of its text; `sent` is what they are together."""
+    """The answer with only these stretches of its text; `sent` is what they are together, without
+    the white space behind the last."""
     shifts: list[tuple[int, int, int]] = []  # start, end, how far it moves
     at = 0
     for start, end in kept:
@@ -113,7 +117,7 @@ def _cut(answer: Answer, kept: Sequence[tuple[int, int]], sent: str) -> Answer:
     def moved(one: Placed) -> Placed | None:
         for start, end, by in shifts:
             if start <= one.start and one.end <= end:
-                return replace(one, start=one.start + by, end=one.end + by)
+                return replace(one, start=one.start + by, end=min(one.end + by, len(sent)))
         return None
 
     said = tuple(s for one in answer.statements if (s := moved(one)) is not None)

@@ -174,6 +174,7 @@ def test_statements_without_support_are_marked_or_left_out(site: httpx.Client) -
     done = found[-1][1]
     assert "".join(data["delta"] for name, data in found if name == "text") == done["text"]
     assert done["text"].startswith("The elf owl weighs 40 grams. [1]")
+    assert done["text"] == done["text"].strip()
     assert "tons" not in done["text"]
     assert any("without support" in note for note in done["notes"])
     assert site.get(f"/v1/answers/{done['id']}").json() == done

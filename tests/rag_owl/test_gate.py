@@ -49,15 +49,12 @@ def passed(pieces: Sequence[str], text: str = "") -> tuple[list[str], Answer]:
     return [s for s in sent if s], answer
 
 
-EXPECTED = "Owls are birds. [1] It hunts at night [2]. "
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 1000])
 def test_what_is_sent_is_the_answer_and_nothing_else(size: int) -> None:
     pieces = [TEXT[i : i + size] for i in range(0, len(TEXT), size)]
     sent, answer = passed(pieces)
     # "It hunts at night" lacks its full stop, and without a judge only whole sentences count.
-    assert "".join(sent) == answer.text
+    assert "".join(sent) == answer.text == answer.text.strip()
     assert "moon" not in answer.text
     assert "Nobody" not in answer.text
     assert answer.text.startswith("Owls are birds. [1]")
@@ -75,7 +72,7 @@ def test_a_sentence_is_sent_before_the_answer_ends() -> None:
         gate.on_text(piece)
     assert [s for s in sent if s] == []
     gate.on_text(" fly.")
-    assert [s for s in sent if s] == ["Owls are birds. [1] "]
+    assert [s for s in sent if s] == ["Owls are birds. [1]"]
 
 
 def test_offsets_move_with_what_is_left_out() -> None:
@@ -85,6 +82,26 @@ def test_offsets_move_with_what_is_left_out() -> None:
     said = [answer.text[c.start : c.end] for c in answer.citations]
     assert said == ["It nests in holes.", "Owls are birds."]
     assert [s.verdict for s in answer.statements] == ["supported", "supported"]
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Owls are birds. [1] Pigs fly. [1]", "Owls are birds. [1]"),
+        ("Owls are birds. [1]\n\nPigs fly. [1]\n", "Owls are birds. [1]"),
+        ("Pigs fly. [1] Owls are birds. [1] ", "Owls are birds. [1]"),
+        (
+            "Owls are birds. [1]\n\nPigs fly. [1] It nests in holes. [2] Cows too. [1]",
+            "Owls are birds. [1]\n\nIt nests in holes. [2]",
+        ),
+    ],
+)
+def test_no_space_is_left_where_a_statement_was_left_out(size: int, text: str, wanted: str) -> None:
+    sent, answer = passed([text[i : i + size] for i in range(0, len(text), size)])
+    assert "".join(sent) == answer.text == wanted
+    for citation in answer.citations:
+        assert answer.text[citation.start : citation.end].endswith(".")
 
 
 def test_an_answer_without_support_is_an_abstention() -> None:
