@@ -40,7 +40,6 @@ _LONGEST_BATCH = 10.0  # seconds
 _MOST_ENTRIES = 2_000  # documents of a batch, also those that need no work
 _PICTURES_AT_ONCE = 32  # decoded pictures in memory
 _LONGEST_WAIT = 60.0  # seconds for a reindex that is about to end
-MOST_ATTEMPTS = 3  # to read what may be the end of the process each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +197,9 @@ class Ingest:
     def _read_alone(self, source: JobInput) -> bool:
         """As `_read`, where one of the next inputs may be what ended the process before."""
         self._suspects -= 1
-        if source.attempts >= MOST_ATTEMPTS:
+        if source.attempts >= jobs.MOST_ATTEMPTS:
             self._batch.found += bool(source.next_row)
-            self._batch.skipped.append(Skipped(source.name, _DEADLY))
+            self._batch.skipped.append(Skipped(source.name, jobs.DEADLY))
             self._batch.done.append(source.position)
             return True
         self._shop.decoders.warm()  # what ends the process before it reads is not the input's doing
@@ -445,12 +444,6 @@ def _new_item(draft: ItemDraft, picture: str | None, embed_picture: bool) -> New
         in_text=bool(draft.text and draft.text.strip()),
         in_picture=embed_picture,
     )
-
-
-_DEADLY = (
-    f"each of the {MOST_ATTEMPTS} times it was read the process ended: "
-    "remove it, or ingest it alone to see why"
-)
 
 
 def _why(error: OSError) -> str:

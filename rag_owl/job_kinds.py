@@ -28,6 +28,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from rag_owl import db
+from rag_owl.errors import UnreadableMedia
+from rag_owl.store import jobs
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
@@ -51,6 +54,14 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
 
     uploads.fetch(owl.folder, claim.parameters, owl.storage.objects)
     finished = Ingest(owl.workshop(), claim, stopping).run()
+    if finished and "upload" in claim.parameters:
+        with db.reading(owl.engine) as session:
+            deadly = jobs.deadly(session, claim.job_id)
+        if deadly:  # a failed job's upload is kept for a day, a done one's is gone
+            raise UnreadableMedia(
+                f"{deadly[0]}{f' and {len(deadly) - 1} more' if len(deadly) > 1 else ''}: "
+                f"{jobs.DEADLY}. All else is in; retry the job to have it read again"
+            )
     if finished:
         with holds.removing_files(owl.engine) as may:
             if may:  # else a backup copies it; it goes when uploads are swept
@@ -99,7 +110,6 @@ def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     from rag_owl import db
     from rag_owl.backup import Stopped
     from rag_owl.errors import InvalidInput
-    from rag_owl.store import jobs
 
     if owl.settings.backup_folder is None:
         raise InvalidInput("there is no place for backups: set RAG_OWL_BACKUP_FOLDER")

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rag_owl import RagOwl
+from rag_owl import RagOwl, db, uploads
 from rag_owl.indexer import pipeline
+from rag_owl.store import collections, job_inputs, jobs
 from tests.consistency import problems
 from tests.files import endless_pdf, noise_jpeg, pdf_of
 
@@ -146,6 +147,46 @@ def test_a_file_that_ends_its_process_each_time_is_skipped_in_the_end(
         assert [skipped.name for skipped in job.skipped] == ["b.pdf"]
         assert "the process ended" in job.skipped[0].reason
         assert len(found(owl, "text")) == 5
+    assert problems(data) == []
+
+
+def test_an_upload_that_ended_its_readers_is_kept_and_read_again_when_asked(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    light = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
+    with RagOwl.open(data, work_jobs=False, **light) as owl:
+        with uploads.Upload(data) as upload:
+            for name in ("a.txt", "b.txt", "c.txt"):
+                upload.begin(name)
+                upload.write(f"The text of {name}.".encode())
+                upload.end()
+            upload.keep()
+        with db.writing(owl.engine) as session:
+            key = collections.get_or_create(session, "c").key
+            job_id, _ = jobs.create(session, key, "ingest", uploads.parameters(upload, {}))
+        with db.writing(owl.engine) as session:  # as whoever read it leaves it when killed
+            claim = jobs.claim(session, job_id, "one that is gone")
+            assert claim is not None
+            read = [
+                job_inputs.JobInput(i, e.name, str(upload.folder / e.name), None, origin=e.name)
+                for i, e in enumerate(upload.received)
+            ]
+            jobs.advance(session, claim, found=len(read))
+            job_inputs.add(session, claim, read)
+            jobs.mark_scanned(session, claim)
+            for _ in range(jobs.MOST_ATTEMPTS):
+                job_inputs.begin_attempt(session, claim, 0)
+    with RagOwl.open(data, **light) as owl:
+        job = owl.wait_for_job(job_id)
+        assert (job.state, job.added, job.skipped_count, job.found) == ("failed", 2, 1, 3)
+        assert job.error is not None
+        assert "a.txt" in job.error
+        assert "retry" in job.error
+        assert [skipped.name for skipped in job.skipped] == ["a.txt"]
+        owl.remove_orphans()
+        job = owl.wait_for_job(owl.retry_job(job_id).id)
+        assert (job.state, job.added, job.skipped_count, job.found) == ("done", 3, 0, 3)
+        assert len(found(owl, "text")) == 3
+        assert not upload.folder.exists()
     assert problems(data) == []
 
 

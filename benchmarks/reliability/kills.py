@@ -36,6 +36,7 @@ from rag_owl.api.doctor import examine
 from rag_owl.settings import as_environment, read_settings
 from rag_owl.store import blob_uses
 from rag_owl.store import jobs as job_rows
+from rag_owl.store.jobs import DEADLY
 from rag_owl.types import Job
 from tests.consistency import problems
 
@@ -250,12 +251,16 @@ def _finish(data: Path, url: str, given: list[Path], words: dict[str, str], cour
     with RagOwl.open(data, database_url=url or None, stalled_seconds=2, **material.LIGHT) as owl:
         for job in _jobs(owl):
             ended = owl.wait_for_job(job.id)
-            if ended.state == "failed" and "times in a row" in (ended.error or ""):
+            died = "times in a row" in (ended.error or "") or DEADLY in (ended.error or "")
+            if ended.state == "failed" and died:
                 course.given_up += 1  # as said, until somebody asks for it again
                 ended = owl.wait_for_job(owl.retry_job(job.id).id)
             if ended.state != "done":
                 course.wrong.append(f"{ended.kind} {ended.state}: {ended.error}")
-            course.wrong += [f"skipped {s.name}: {s.reason}" for s in ended.skipped]
+            # Of a folder: it is read again below.
+            course.given_up += sum(s.reason == DEADLY for s in ended.skipped)
+            others = (s for s in ended.skipped if s.reason != DEADLY)
+            course.wrong += [f"skipped {s.name}: {s.reason}" for s in others]
         for folder in given:
             owl.ingest("c", [folder])
         for folder in given:
@@ -328,7 +333,10 @@ def main() -> None:
     )
     print(f"the slowest opening afterwards: {course.slowest_opening:.1f} s")
     print(f"documents in the end: {course.documents}; skipped in the last pass: {course.skipped}")
-    print(f"jobs given up after ten deaths with nothing done, then retried: {course.given_up}")
+    print(
+        "jobs given up after ten deaths with nothing done, and files after three, then retried: "
+        f"{course.given_up}"
+    )
     print(f"files without use that doctor --deep removed: {course.orphans}")
     print(f"lost: {len(course.lost)} {course.lost[:10]}")
     print(f"wrong: {len(course.wrong)} {course.wrong[:10]}")

@@ -31,6 +31,11 @@ from rag_owl.types import Job, Skipped
 STATES = ("queued", "running", "done", "failed", "cancelled")
 UNFINISHED = ("queued", "running")
 UPLOAD_KEPT = 24 * 3_600.0  # seconds after its job failed or was cancelled, to be tried again
+MOST_ATTEMPTS = 3  # to read what may be the end of the process each time
+DEADLY = (
+    f"each of the {MOST_ATTEMPTS} times it was read the process ended: "
+    "remove it, or ingest it alone to see why"
+)
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
 SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
 
@@ -385,11 +390,18 @@ def skipped_page(
     return [(key, Skipped(name, reason)) for key, name, reason in rows]
 
 
+def deadly(session: Session, job_id: str) -> list[str]:
+    """Names of the files that were skipped because whoever read them died."""
+    chosen = SkippedRow.job_id == job_id, SkippedRow.reason == DEADLY
+    return list(session.scalars(select(SkippedRow.name).where(*chosen).order_by(SkippedRow.key)))
+
+
 def retry(session: Session, job_id: str) -> str:
     """The id of the job that does it again: itself where it goes on from where it stopped.
 
     A job that was done begins anew as another, over the same paths; an upload is not kept for that.
-    One that is still to be cancelled is not cancelled.
+    One that is still to be cancelled is not cancelled. Files that were skipped because their
+    readers died are read again.
     Raises `NotFound`, `Conflict`.
     """
     names.check("job", job_id)
@@ -410,10 +422,15 @@ def retry(session: Session, job_id: str) -> str:
         raise Conflict(f"job {job_id} ended long ago, its files are not kept; upload them again")
     row.state, row.error, row.finished_at = "queued", None, None
     row.cancel_requested, row.interruptions = False, 0
+    again = deadly(session, job_id)
+    row.skipped -= len(again)
+    session.execute(
+        delete(SkippedRow).where(SkippedRow.job_id == job_id, SkippedRow.reason == DEADLY)
+    )
     session.execute(
         update(JobInputRow)
-        .where(JobInputRow.job_id == job_id, ~JobInputRow.done)
-        .values(attempts=0)
+        .where(JobInputRow.job_id == job_id, or_(~JobInputRow.done, JobInputRow.name.in_(again)))
+        .values(attempts=0, done=False)
     )
     session.flush()
     return row.id
