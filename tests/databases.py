@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -78,6 +79,14 @@ def on_postgres(server: str) -> Iterator[None]:
     finally:
         for url in made.values():
             _drop(url, server)
+
+
+def environment(data: Path) -> dict[str, str]:
+    """Of a process that opens the folder as this one does."""
+    found = dict(os.environ)
+    if not (database := Settings(data=data).database).startswith("sqlite"):
+        found["RAG_OWL_DATABASE_URL"] = database
+    return found
 
 
 def on_sqlite() -> AbstractContextManager[None]:

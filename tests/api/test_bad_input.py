@@ -21,7 +21,9 @@ from tests.service import opened, png, problem, running, upload
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[TestClient]:
     with running(
         tmp_path_factory.mktemp("bad") / "data", max_request_bytes=2_000_000
     ) as opened_client:

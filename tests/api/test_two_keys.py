@@ -63,7 +63,9 @@ NOWHERE = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[World]:
     data = tmp_path_factory.mktemp("two") / "data"
     mine = Side(make_key(data, only=["mine", "mine-too"]), "mine", "zebra")
     theirs = Side(make_key(data, only=["theirs"]), "theirs", "quagga")

@@ -21,7 +21,9 @@ for _ in range(5_000):
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RagOwl]:
+def opened(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[RagOwl]:
     folder = tmp_path_factory.mktemp("questions")
     (folder / "owls.txt").write_text("The boreal owl weighs about 120 grams.")
     (folder / "void").mkdir()
