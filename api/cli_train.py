@@ -100,6 +100,9 @@ def run(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Less memory, more time.")
     ] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Under torchrun: each process holds a part.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one stage; stopped at any moment, the same command goes on where it was."""
@@ -113,7 +116,7 @@ def run(
             "--batch": batch != 4, "--accumulate": accumulate != 1,
             "--evaluate-every": evaluate_every, "--save-every": save_every != 50,
             "--dtype": dtype, "--device": device not in (None, "cpu"),
-            "--checkpointing": checkpointing, "--ask": ask != 32,
+            "--checkpointing": checkpointing, "--ask": ask != 32, "--shard": shard,
         }  # fmt: skip
         if given := [name for name, said in others.items() if said]:
             raise InvalidInput(f"recipe nano has no {', '.join(given)}: leave it out")
@@ -140,6 +143,7 @@ def run(
             epochs=epochs or 1.0, steps=steps, batch=batch, accumulate=accumulate, rate=rate,
             held_back=held_back, evaluate_every=evaluate_every, save_every=save_every,
             dtype=dtype, device=device, checkpointing=checkpointing, asked=ask,
+            shard=shard,
         )  # fmt: skip
         result = run_stage(chosen, stage, model, examples, out, plan)
     if os.environ.get("RANK", "0") != "0":

@@ -39,6 +39,14 @@ from rag_owl.model.train.learner import (
 )
 from rag_owl.model.train.origin import begin, check, digest_of, name_of
 from rag_owl.model.train.recipes import Recipe, Stage
+from rag_owl.model.train.sharding import (
+    optimizer_state,
+    put,
+    put_optimizer_state,
+    read_state,
+    shard,
+    whole,
+)
 
 LEARNT = "learnt.safetensors"
 
@@ -63,12 +71,13 @@ class Plan:
     checkpointing: bool = False  # of activations
     keep_features: bool = True  # what frozen eyes see is stored
     asked: int = 32  # held-back examples that are asked where it is evaluated; 0: only the loss
+    shard: bool = False  # the weights parted over all processes; then only the loss is measured
 
     @property
     def fate(self) -> dict[str, Any]:
         """What the result depends on."""
         free = ("save_every", "log_every", "evaluate_every", "device", "checkpointing", "asked")
-        return {k: v for k, v in asdict(self).items() if k not in (*free, "keep_features")}
+        return {k: v for k, v in asdict(self).items() if k not in (*free, "keep_features", "shard")}
 
 
 class Rows(Dataset[Row]):
@@ -99,7 +108,7 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
     arguments = _arguments(stage, plan, folder, device)
     device = arguments.device  # of several processes each has its own
     # Frozen weights may be narrow; what learns in bf16 alone would lose small steps.
-    local = load_local(model, plan.dtype or "float32", str(device))
+    local = load_local(model, plan.dtype or "float32", "cpu" if plan.shard else str(device))
     if local.family not in recipe.families:
         raise InvalidInput(
             f"{model} is of the family {local.family}; recipe {recipe.name} is for "
@@ -115,6 +124,8 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
     kept = data / "features" if plan.keep_features else None
     learner = Learner(local, Pictures(data), kept)
     choose(local.model, stage)
+    if plan.shard:
+        shard(learner, device)
     trainer = _Trainer(
         model=learner,
         args=arguments,
@@ -123,7 +134,8 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
         data_collator=collate,
         callbacks=[_Log(folder / "log.jsonl"), _Temperature(stage)],
     )
-    asked = drawn(held_back, plan.asked)
+    arguments.save_only_model = False
+    asked = [] if plan.shard else drawn(held_back, plan.asked)
     trainer.figures = partial(_figures, local, Pictures(data), asked)
     began = time.time()
     trainer.remove_callback(PrinterCallback)
@@ -156,6 +168,12 @@ def run_stage(recipe: Recipe, number: int, model: str, data: Path, out: Path, pl
             "seconds_of_last_run": round(time.time() - began, 1),
             **found,
         }
+        if plan.shard:  # written from a model that is whole
+            local = load_local(model, plan.dtype or "float32", "cpu")
+            choose(local.model, stage)
+            for name, parameter in Learner(local, Pictures(data)).named_parameters():
+                if name in learnt:
+                    put(parameter, learnt[name])
         adapters.write(local, stage, model, result, card)
     trainer.accelerator.wait_for_everyone()
     return result
@@ -207,6 +225,7 @@ def _arguments(stage: Stage, plan: Plan, folder: Path, device: torch.device) -> 
         logging_steps=plan.log_every,
         save_steps=plan.save_every,
         save_total_limit=2,
+        save_only_model=plan.shard,  # the Trainer's word for it; `_Trainer` keeps the optimizer too
         eval_strategy="steps" if plan.evaluate_every else "no",
         eval_steps=plan.evaluate_every or None,
         activation_checkpointing=plan.checkpointing,
@@ -227,13 +246,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
     figures: Callable[[], dict[str, float]] = staticmethod(dict)  # of the model as it is now
 
     def learnt(self) -> dict[str, Tensor]:
-        """What learns, on the CPU."""
+        """What learns, on the CPU. Of sharded weights all processes must ask."""
         learner: Any = self.accelerator.unwrap_model(self.model)
-        return {
-            name: parameter.detach().cpu().contiguous()
-            for name, parameter in learner.named_parameters()
-            if parameter.requires_grad
-        }
+        return {name: whole(p) for name, p in learner.named_parameters() if p.requires_grad}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         tensors = self.learnt()
@@ -250,9 +265,25 @@ class _Trainer(Trainer):  # type: ignore[misc]
             raise InvalidInput(
                 f"{resume_from_checkpoint} was made by another recipe: choose another --out"
             )
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                parameter.copy_(stored[name])
+        for name, parameter in mine.items():
+            put(parameter, stored[name])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_distributed_loading_by_transformers:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_distributed_loading_by_transformers:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = read_state(Path(checkpoint) / "optimizer.pt")
+        put_optimizer_state(self.model, self.optimizer.optimizer, state)
+        self.lr_scheduler.load_state_dict(read_state(Path(checkpoint) / "scheduler.pt"))
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput, ModelNotFound
 from rag_owl.model import adapter
@@ -377,25 +378,61 @@ def test_parts_are_the_same_every_time(data):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_together(data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "number", "shard"),
+    [("owl3", 1, False), ("owl3", 2, True), ("lora", 1, True)],
+    ids=["owl3", "owl3 sharded", "lora sharded"],
+)
+def test_two_processes_learn_together(
+    data: Path, tmp_path: Path, name: str, number: int, shard: bool
+) -> None:
     """Over gloo: every step sees both processes' batches, and one of them writes."""
     base = write_owl3(tmp_path / "base")
+    one = tmp_path / "one"  # its rows: half have a picture, so that batches differ in what they use
+    shutil.copytree(data, one)
+    lines = [json.loads(line) for line in (one / "examples.jsonl").read_text().splitlines()]
+    for line in lines[::2]:
+        line["images"] = []
+        for item in line["items"]:
+            item["picture"] = None
+    (one / "examples.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
-        "-m", "rag_owl.api.cli", "train", "run", "owl3", "--examples", str(data),
-        "--out", str(tmp_path / "out"), "--model", str(base), "--steps", "4", "--batch", "1",
-        "--held-back", "0.25", "--save-every", "2",
+        "-m", "rag_owl.api.cli", "train", "run", name, "--stage", str(number),
+        "--examples", str(one), "--out", str(tmp_path / "out"), "--model", str(base),
+        "--steps", "4", "--batch", "1", "--held-back", "0.25", "--save-every", "2",
+        *(["--shard"] if shard else []),
     ]  # fmt: skip
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
-    result = tmp_path / "out" / "1-hyper" / "model"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    (result,) = (card.parent for card in (tmp_path / "out").glob("*/*/card.json"))
     assert json.loads((result / "card.json").read_text())["steps"] == 4
-    lines = (result.parent / "log.jsonl").read_text().splitlines()
     alone = run_stage(
-        recipe("owl3"), 1, str(base), data, tmp_path / "alone",
-        Plan(steps=4, batch=2, save_every=2, held_back=0.25),
+        recipe(name), number, str(base), one, tmp_path / "alone",
+        Plan(steps=4, batch=2, save_every=2, held_back=0.25, asked=0 if shard else 32),
     )  # fmt: skip
-    assert len(lines) == len((alone.parent / "log.jsonl").read_text().splitlines())
-    ours, theirs = load_local(result), load_local(alone)
-    first, second = (dict(m.model.named_parameters()) for m in (ours, theirs))
-    for name, parameter in first.items():
-        assert torch.allclose(parameter, second[name], atol=2e-3), name
+    assert len((result.parent / "log.jsonl").read_text().splitlines()) == len(
+        (alone.parent / "log.jsonl").read_text().splitlines()
+    )
+    same(result, alone, 2e-3)
+    if shard:  # stopped after half of the steps, it ends as it did
+        first = result.rename(tmp_path / "first")
+        shutil.rmtree(result.parent / "checkpoint-4")
+        subprocess.run(command, check=True, env=environment, timeout=300)
+        same(result, first, 1e-6)
+
+
+def same(one: Path, other: Path, tolerance: float) -> None:
+    """Two results of training: every tensor within the tolerance."""
+    ours, theirs = (
+        {
+            f"{file.name} {name}": tensor
+            for file in sorted(folder.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
+        for folder in (one, other)
+    )
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=tolerance), name
