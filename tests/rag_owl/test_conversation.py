@@ -110,30 +110,31 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def owl(tmp_path: Path, notes: Path) -> Iterator[RagOwl]:
-    with RagOwl.open(tmp_path / "data", **PLAIN) as opened:
+@pytest.fixture(scope="module")
+def owl(
+    tmp_path_factory: pytest.TempPathFactory, notes: Path, module_on_each_database: None
+) -> Iterator[RagOwl]:
+    """Every conversation is its own, and nothing else is added or deleted."""
+    with RagOwl.open(tmp_path_factory.mktemp("conversation") / "data", **PLAIN) as opened:
         opened.ingest("owls", [notes])
         yield opened
 
 
-def test_a_conversation_goes_on(tmp_path: Path, notes: Path, database_url: str) -> None:
-    with RagOwl.open(tmp_path / "data", database_url=database_url, **PLAIN) as owl:
-        owl.ingest("owls", [notes])
-        first = owl.ask("owls", "How much does the elf owl weigh?")
-        assert "40 grams" in first.text
-        assert first.conversation_id
-        assert first.reading is None
-        second = owl.ask("owls", "Where does it live?", conversation_id=first.conversation_id)
-        assert second.conversation_id == first.conversation_id
-        assert second.question == "Where does it live?"
-        assert second.reading is not None
-        assert "elf owl" in second.reading.lower()
-        assert "Sonoran" in second.text
-        assert owl.answer(second.id) == second
-        third = owl.ask("owls", "And the Barn Owl?", conversation_id=first.conversation_id)
-        assert "farms" in third.text
-        assert [owl.sources(each.id)[0] is not None for each in (first, third)] == [True, True]
+def test_a_conversation_goes_on(owl: RagOwl) -> None:
+    first = owl.ask("owls", "How much does the elf owl weigh?")
+    assert "40 grams" in first.text
+    assert first.conversation_id
+    assert first.reading is None
+    second = owl.ask("owls", "Where does it live?", conversation_id=first.conversation_id)
+    assert second.conversation_id == first.conversation_id
+    assert second.question == "Where does it live?"
+    assert second.reading is not None
+    assert "elf owl" in second.reading.lower()
+    assert "Sonoran" in second.text
+    assert owl.answer(second.id) == second
+    third = owl.ask("owls", "And the Barn Owl?", conversation_id=first.conversation_id)
+    assert "farms" in third.text
+    assert [owl.sources(each.id)[0] is not None for each in (first, third)] == [True, True]
 
 
 def test_a_conversation_is_of_one_collection_and_must_exist(owl: RagOwl, tmp_path: Path) -> None:
@@ -178,7 +179,15 @@ def test_a_replayed_answer_takes_the_place_of_the_first_in_the_conversation(owl:
         owl.replay("nothing")
 
 
-def test_what_was_shown_is_told_again_also_when_some_is_gone(owl: RagOwl) -> None:
+@pytest.fixture
+def alone(tmp_path: Path, notes: Path, on_each_database: None) -> Iterator[RagOwl]:
+    with RagOwl.open(tmp_path / "data", **PLAIN) as opened:
+        opened.ingest("owls", [notes])
+        yield opened
+
+
+def test_what_was_shown_is_told_again_also_when_some_is_gone(alone: RagOwl) -> None:
+    owl = alone
     answer = owl.ask("owls", "How much does the elf owl weigh?", k=3)
     before = owl.sources(answer.id)
     assert [hit.item.id for hit in before if hit] == list(answer.sources)

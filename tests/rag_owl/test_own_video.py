@@ -21,7 +21,9 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def owl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RagOwl]:
+def owl(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[RagOwl]:
     folder = tmp_path_factory.mktemp("own-video")
     (folder / "owls.txt").write_text("The boreal owl weighs about 120 grams.")
     with RagOwl.open(folder / "data", text_embedder="hashing") as owl:

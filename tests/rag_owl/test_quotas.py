@@ -19,6 +19,7 @@ from tests.service import problem, running, upload
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_documents_beyond_the_quota_are_skipped_and_say_why(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
@@ -45,6 +46,7 @@ def test_documents_beyond_the_quota_are_skipped_and_say_why(tmp_path: Path) -> N
         )
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_full_collection_refuses_uploads_before_they_are_stored(tmp_path: Path) -> None:
     with running(tmp_path, **LIGHT, quotas={"*": {"documents": 1}}) as client:
         upload(client, "c", {"a.txt": b"The first note."})
@@ -70,14 +72,14 @@ def _age(engine: Engine, answer: str, days: float) -> None:
         )
 
 
-def test_old_answers_and_pictures_expire(tmp_path: Path, database_url: str) -> None:
+@pytest.mark.usefixtures("on_each_database")
+def test_old_answers_and_pictures_expire(tmp_path: Path) -> None:
     note, picture = tmp_path / "note.txt", tmp_path / "mine.png"
     note.write_text("The barn owl weighs 430 grams.")
     Image.effect_noise((60, 40), 90).convert("RGB").save(picture)
     with RagOwl.open(
         tmp_path / "data",
         **LIGHT,
-        database_url=database_url,
         keep_answers_days=30,
         keep_pictures_days=7,
     ) as owl:

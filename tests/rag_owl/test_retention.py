@@ -340,6 +340,7 @@ def test_a_deletion_that_was_killed_is_finished_by_the_next_process(
     assert problems(data) == []
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_deletion_that_waits_for_others_when_killed_is_not_given_up(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +359,7 @@ def test_a_deletion_that_waits_for_others_when_killed_is_not_given_up(
             assert not retention.work(cleaner, claim, lambda: False)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_many_deletions_are_few_jobs(tmp_path: Path, files: Path) -> None:
     with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
         owl.ingest("c", [files])
@@ -399,6 +401,7 @@ def test_who_holds_the_database_is_waited_for_and_named(
         other.close()
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_an_answer_whose_source_went_meanwhile_is_not_stored(tmp_path: Path, files: Path) -> None:
     with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
         owl.ingest("c", [files])
@@ -414,6 +417,7 @@ def test_an_answer_whose_source_went_meanwhile_is_not_stored(tmp_path: Path, fil
         assert rows_with(owl, SECRET) == []
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_deleting_waits_for_a_backup(tmp_path: Path, files: Path) -> None:
     from rag_owl import holds
 
@@ -438,6 +442,7 @@ def test_a_damaged_file_is_healed_when_its_bytes_come_again(tmp_path: Path) -> N
             assert owl.blobs.get(key) == b"some bytes"
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_collections_of_others_cannot_be_deleted(tmp_path: Path, files: Path) -> None:
     with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
         owl.ingest("theirs", [files / "other1.txt"])

@@ -103,6 +103,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Upload(tmp_path)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_what_no_job_reads_any_more_is_swept(tmp_path: Path) -> None:
     with RagOwl.open(tmp_path / "data", work_jobs=False) as owl:
         kept = [arrived(owl.folder) for _ in range(6)]
@@ -142,6 +143,7 @@ def arrived(folder: Path) -> Upload:
     return upload
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_job_reads_an_upload_and_it_goes(tmp_path: Path) -> None:
     with RagOwl.open(tmp_path / "data") as owl:
         for revision, words in enumerate((b"owls hunt by night", b"owls sleep by day"), 1):
