@@ -25,7 +25,9 @@ FLAG = png((188, 0, 45), (600, 400))
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[TestClient]:
     with running(tmp_path_factory.mktemp("service") / "data") as opened_client:
         upload(
             opened_client,
@@ -358,6 +360,7 @@ def test_no_upload_is_left_over(client: TestClient) -> None:
 # --- health ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("module_on_each_database")
 def test_ready_means_that_no_question_waits_for_a_model(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -386,6 +389,7 @@ def test_health_readiness_and_figures(client: TestClient) -> None:
     assert "flags" not in figures  # collections are nobody's business there
 
 
+@pytest.mark.usefixtures("module_on_each_database")
 def test_the_service_goes_on_after_a_restart(tmp_path: Path) -> None:
     with running(tmp_path / "data") as client:
         upload(client, "kept", {"a.txt": b"An owl that stays."})
