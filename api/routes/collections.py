@@ -106,7 +106,13 @@ def reindex_collection(
     return wire.job(owl.job(job_id))
 
 
-@router.delete("/{name}", status_code=204, responses=problems(404), dependencies=[MayIngest])
-def delete_collection(name: Name, owl: Owl) -> None:
-    """From now on there is none of that name; a job removes all that it held, answers too."""
-    owl.delete_collection(name)
+@router.delete(
+    "/{name}",
+    response_model=schemas.Job,
+    status_code=202,
+    responses=problems(404),
+    dependencies=[MayIngest],
+)
+def delete_collection(name: Name, owl: Owl) -> dict[str, Any]:
+    """From now on there is none of that name; the job removes all that it held, answers too."""
+    return wire.job(owl.delete_collection(name))

@@ -2,6 +2,7 @@
 
 import { call, collectionPath, get, getAll } from "./api.js";
 import { announce, h, icon, owl, plural, problem, replace } from "./dom.js";
+import { deleteButton, deleted } from "./remove.js";
 import { dropzone } from "./upload.js";
 
 const NAME = "[a-z0-9][a-z0-9_\\-]{0,62}";
@@ -142,6 +143,11 @@ async function one(main, name) {
     ),
   );
   const zone = dropzone(name, () => refresh().catch(show));
+  let leave = () => zone.leave();
+  const gone = (job) => {
+    zone.leave();
+    leave = deleted(main, name, job);
+  };
   count(info);
   replace(
     main,
@@ -160,10 +166,11 @@ async function one(main, name) {
       wrong,
       holder,
       more,
+      deleteButton(name, gone),
     ),
   );
   await load();
-  return () => zone.leave();
+  return () => leave();
 }
 
 /** An embedder's name without its revision. */

@@ -15,8 +15,21 @@ const LOOK_AGAIN = 4_000; // milliseconds between looks at jobs that no stream f
 
 export const finished = (job) => ["done", "failed", "cancelled"].includes(job.state);
 const handled = (job) => job.done + job.skipped_count + job.failed;
-/** Whose it is; a job may be of the whole installation. */
-const whose = (job) => job.collection ?? "everything";
+/** Whose it is; a job may be of the whole installation, or of a collection that is no more. */
+const whose = (job) => job.collection || (job.collection === null ? "everything" : "deleted");
+/** What a job does, before the name of whose it is. */
+const DOES = {
+  ingest: "ingest into",
+  delete: "remove what was deleted:",
+  expire: "remove what is too old:",
+};
+/** What a job's `done` counts. */
+const COUNTED = {
+  delete: ["file removed", "files removed"],
+  expire: ["piece removed", "pieces removed"],
+  backup: ["file copied", "files copied"],
+  verify: ["file checked", "files checked"],
+};
 
 /** A job's card. on.followed(job) is called at every change, on.retried(job) with the new job. */
 export class JobCard {
@@ -39,7 +52,12 @@ export class JobCard {
       h(
         "div",
         { class: "job-head" },
-        h("span", { class: "job-title" }, `${job.kind}${job.kind === "ingest" ? " into" : ":"} `, h("strong", {}, whose(job))),
+        h(
+          "span",
+          { class: "job-title" },
+          `${DOES[job.kind] ?? `${job.kind}:`} `,
+          h("strong", {}, whose(job)),
+        ),
         this.state,
       ),
       this.bar,
@@ -83,13 +101,14 @@ export class JobCard {
     const parts =
       job.kind === "ingest"
         ? [plural(job.added, "document") + " added"]
-        : [`${job.kind}: ${job.done.toLocaleString("en")} done`];
+        : [plural(job.done, ...(COUNTED[job.kind] ?? ["done", "done"]))];
     if (job.updated) parts.push(`${job.updated.toLocaleString("en")} updated`);
     if (job.unchanged) parts.push(`${job.unchanged.toLocaleString("en")} unchanged`);
     if (job.skipped_count) parts.push(`${job.skipped_count.toLocaleString("en")} skipped`);
     if (job.failed) parts.push(`${job.failed.toLocaleString("en")} failed`);
-    if (!finished(job))
-      parts.push(job.found ? `of ${job.found.toLocaleString("en")} found` : "looking for files");
+    if (!finished(job) && job.found) parts.push(`of ${job.found.toLocaleString("en")} found`);
+    else if (job.state === "running")
+      parts.push(job.kind === "ingest" ? "looking for files" : "at work");
     if (job.rate && !finished(job))
       parts.push(`${job.rate.toLocaleString("en", { maximumSignificantDigits: 3 })} a second`);
     if (job.expected_end)
@@ -176,7 +195,8 @@ export class JobCard {
     const again = ["failed", "cancelled"].includes(job.state);
     replace(
       this.buttons,
-      !finished(job) && act("cancel", "Cancel"),
+      // What is deleted is gone already: a job that stopped half way would only leave its bytes.
+      !finished(job) && job.kind !== "delete" && act("cancel", "Cancel"),
       again && act("retry", "Retry"),
     );
   }
@@ -259,7 +279,8 @@ export async function jobsView(main) {
       h(
         "p",
         { class: "lead" },
-        "Files are read by durable jobs: one that is interrupted goes on where it was.",
+        "Files are read, and all that takes long is done, by durable jobs: one that is " +
+          "interrupted goes on where it was.",
       ),
       cards.size
         ? list

@@ -453,7 +453,9 @@ def _jobs(
             .order_by(SkippedRow.key)
             .limit(shown)
         ) if row.skipped or row.failed else ()  # fmt: skip
-        if collection is not None and collection.startswith("~"):
+        if row.kind == "delete" and "collection" in row.parameters:
+            collection = row.parameters["collection"]  # as it was called
+        elif collection is not None and collection.startswith("~"):
             collection = ""  # it is being deleted
         yield _job(row, collection, [Skipped(name, reason) for name, reason in skipped])
 

@@ -32,17 +32,19 @@ def test_documents_and_collections_are_deleted(tmp_path: Path) -> None:
         problem(client.delete(where), 404)
         redacted = client.get(f"/v1/answers/{answer['id']}").json()
         assert "grams" not in json.dumps(redacted)
-        assert client.delete("/v1/collections/notes").status_code == 204
+        begun = client.delete("/v1/collections/notes")
+        assert begun.status_code == 202
+        assert (begun.json()["kind"], begun.json()["collection"]) == ("delete", "notes")
         problem(client.delete("/v1/collections/notes"), 404)
         problem(client.get(f"/v1/answers/{answer['id']}"), 404)
         assert [each["name"] for each in client.get("/v1/collections").json()["data"]] == ["other"]
         owl = opened(client)
-        newest = owl.jobs()[0]
-        assert (newest.kind, owl.wait_for_job(newest.id).state) == ("delete", "done")
+        assert owl.jobs()[0].id == begun.json()["id"]
+        assert finished(client, begun.json()["id"])["state"] == "done"
         # Those of the collection are gone with it.
         listed = client.get("/v1/jobs").json()["data"]
         assert [(each["kind"], each["collection"]) for each in listed] == [
-            ("delete", None),
+            ("delete", "notes"),
             ("ingest", "other"),
         ]
         assert client.post("/v1/collections", json={"name": "notes"}).status_code == 201
@@ -57,7 +59,15 @@ def test_a_key_deletes_only_what_it_sees(tmp_path: Path) -> None:
         admin = bearer(make_key(tmp_path))
         problem(client.delete("/v1/collections/theirs", headers=mine), 404)
         problem(client.delete("/v1/collections/mine", headers=asks), 403, "Authorization")
-        assert client.delete("/v1/collections/mine", headers=mine).status_code == 204
+        begun = client.delete("/v1/collections/mine", headers=mine)
+        assert begun.status_code == 202
+        # Of a collection that is no more there is nothing to be seen, nor of one made after it.
+        job = f"/v1/jobs/{begun.json()['id']}"
+        problem(client.get(job, headers=mine), 404)
+        upload(client, "mine", {"more.txt": NOTE}, headers=mine)
+        problem(client.get(job, headers=mine), 404)
+        assert finished(client, begun.json()["id"], headers=admin)["collection"] == "mine"
+        client.delete("/v1/collections/mine", headers=mine)
         names = [e["name"] for e in client.get("/v1/collections", headers=admin).json()["data"]]
         assert names == ["theirs"]
 

@@ -31,6 +31,12 @@ def collection(page: Page) -> None:
     expect(page.locator("tbody tr").first).to_be_visible()
 
 
+def sure(page: Page) -> None:
+    collection(page)
+    page.get_by_role("button", name="Delete this collection").click()
+    expect(page.get_by_role("dialog", name="Delete birds?")).to_be_visible()
+
+
 def collections(page: Page) -> None:
     page.goto(page.url.split("#")[0] + "#/collections")
     expect(page.get_by_label("New collection")).to_be_visible()
@@ -46,7 +52,7 @@ def key(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
-VIEWS = [asked, options, collection, collections, jobs, key]
+VIEWS = [asked, options, collection, sure, collections, jobs, key]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

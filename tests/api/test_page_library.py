@@ -12,7 +12,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from rag_owl import RagOwl
 from tests.browser import Watched, drop, serve
+from tests.service import make_key
 
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 
@@ -79,6 +81,79 @@ def test_a_document_is_deleted(page: Page, site: str) -> None:
     expect(page.locator(".lead")).to_contain_text("0 documents")
 
 
+def test_a_collection_is_deleted_once_its_name_was_confirmed(page: Page, site: str) -> None:
+    send(site, "unwanted", {f"{n}.txt": f"Note {n} about owls.".encode() for n in range(3)})
+    page.goto(f"{site}/#/collections/unwanted")
+    button = page.get_by_role("button", name="Delete this collection")
+    button.press("Enter")
+    dialog = page.get_by_role("dialog", name="Delete unwanted?")
+    expect(dialog).to_contain_text("3 documents with 3 items")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+    button.press("Enter")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")  # nothing is deleted by pressing on
+    expect(dialog).to_be_hidden()
+    assert httpx.get(f"{site}/v1/collections/unwanted").json()["documents"] == 3
+
+    button.click()
+    dialog.get_by_role("button", name="Delete 3 documents").click()
+    heading = page.get_by_role("heading", name="unwanted is deleted")
+    expect(heading).to_be_focused()
+    expect(page.locator("#announce")).to_contain_text("unwanted")
+    job = page.locator(".job")
+    expect(job.locator(".job-title")).to_have_text("remove what was deleted: unwanted")
+    expect(job.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(job.locator(".job-state")).to_have_text("done")
+    expect(job.locator(".counts")).to_contain_text("removed")
+    assert httpx.get(f"{site}/v1/collections/unwanted").status_code == 404
+    page.get_by_role("main").get_by_role("link", name="Collections").click()
+    expect(page.get_by_role("heading", name="Collections")).to_be_visible()
+    expect(page.locator(".collection", has_text="unwanted")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_role("heading", name="Collections")).to_be_visible()
+
+
+def test_a_collection_that_is_gone_already_says_so(page: Page, site: str) -> None:
+    send(site, "twice", {"one.txt": b"An owl."})
+    page.goto(f"{site}/#/collections/twice")
+    button = page.get_by_role("button", name="Delete this collection")
+    button.click()
+    assert httpx.delete(f"{site}/v1/collections/twice").status_code == 202
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Delete 1 document").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("no collection 'twice'")
+    dialog.get_by_role("button", name="Cancel").click()
+    button.click()
+    expect(page.get_by_role("alert")).to_contain_text("no collection 'twice'")
+
+
+def test_a_key_for_one_collection_deletes_it_without_seeing_the_job(
+    browser: Browser, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    (tmp_path / "one.txt").write_text("An owl.")
+    with RagOwl.open(data, text_embedder="hashing") as owl:
+        owl.ingest("mine", [tmp_path / "one.txt"])
+    key = make_key(data, "ask", "ingest", only=["mine"])
+    with serve(data, text_embedder="hashing", require_key=True) as address:
+        opened = browser.new_context()
+        watched = Watched(opened.new_page())
+        page = watched.page
+        page.goto(f"{address}/#/collections/mine")
+        page.get_by_role("textbox", name="Key").fill(key)
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Delete this collection").click()
+        page.get_by_role("button", name="Delete 1 document").click()
+        expect(page.get_by_role("heading", name="mine is deleted")).to_be_visible()
+        expect(page.locator(".job")).to_have_count(0)
+        expect(page.get_by_role("alert")).to_have_count(0)
+        assert watched.wrong == []
+        opened.close()
+
+
 def test_what_was_skipped_is_listed_with_its_reason(page: Page, site: str) -> None:
     send(site, "broken", {"good.txt": b"Good.", "bad.pdf": b"%PDF-1.7 and then nothing"})
     page.goto(f"{site}/#/jobs")
@@ -126,7 +201,7 @@ def test_a_job_shows_its_progress_and_is_cancelled_and_retried(page: Page, site:
 
 
 def test_a_service_that_wants_a_key_is_given_one(browser: Browser, tmp_path: Path) -> None:
-    from rag_owl import RagOwl, db
+    from rag_owl import db
     from rag_owl.store import keys
 
     data = tmp_path / "closed"
