@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -15,8 +14,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from rag_owl import RagOwl
+from rag_owl.api.cli import app
 from rag_owl.errors import Conflict, CorruptData, DataFolderError, InvalidInput, NotFound
 from rag_owl.evaluation import dataset, page, replay, replay_page, run, summary
 from rag_owl.evaluation.dataset import Asked
@@ -243,21 +244,20 @@ def test_a_killed_run_goes_on_where_it_was(rivers: RagOwl, questions: Path, tmp_
     ]
     write(questions, *rows)
     folder = tmp_path / "run"
-    command = [
-        Path(sys.executable).with_name("rag-owl"), "eval", questions, "--collection", "rivers",
-        "--data", rivers.folder, "--model", "sentences", "--judge", "none", "--json",
-        "--out", folder,
-    ]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    arguments = list(map(str, [
+        "eval", questions, "--collection", "rivers", "--data", rivers.folder,
+        "--model", "sentences", "--judge", "none", "--json", "--out", folder,
+    ]))  # fmt: skip
+    command = str(Path(sys.executable).with_name("rag-owl"))
+    process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
     while process.poll() is None and _lines(folder / FILE) < 4:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = read(folder / FILE)
     assert 4 <= len(kept) <= len(rows)  # the first line says what the run is
-    done = subprocess.run(
-        list(map(str, command)), check=True, capture_output=True, env={**os.environ}
-    )
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert read(folder / FILE)[: len(kept)] == kept
     answers = [r["answer"] for r in read(folder / FILE)[1:]]
