@@ -124,15 +124,16 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     app.include_router(chat.router)
     app.router.routes.append(Route(mcp.PATH, tools, include_in_schema=False))
     _describe(app)
+    app.add_middleware(Guard, settings=settings, rates=rates, metrics=metrics)
     origins = split_list(settings.cors_origins)
-    if origins:
+    if origins:  # around the guard: a page must be able to read what that refuses, and until when
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After", "X-Request-Id"],
         )
-    app.add_middleware(Guard, settings=settings, rates=rates, metrics=metrics)
     return app
 
 

@@ -70,6 +70,8 @@ _STATUSES: tuple[tuple[type[RagOwlError], int], ...] = (
 )
 _OPENAI_PATHS = re.compile(r"/v1/(?:chat/completions|models(?:/.*)?)/?", re.DOTALL)
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Of the errors of models, those that who asks can do something about. Others name files.
+_TOLD = (ModelNotFound, OutOfMemory, RemoteModelError)
 _FIELDS: tuple[tuple[type[RagOwlError], str], ...] = ((ModelNotFound, "model"),)
 
 
@@ -96,6 +98,12 @@ def problem_of(error: Exception, request_id: str = "") -> Problem:
         return error
     if isinstance(error, RagOwlError):
         status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
+        if isinstance(error, ModelError) and not isinstance(error, _TOLD):
+            return Problem(
+                status,
+                "the model cannot be used now; its operator finds the reason in the log under "
+                f"request {request_id}",
+            )
         if isinstance(error, DataFolderError) or status == 500:
             return Problem(
                 status,

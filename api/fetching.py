@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from rag_owl.api import multipart, schemas
 from rag_owl.api.errors import Problem
+from rag_owl.api.state import State
 from rag_owl.fetch import fetch
-from rag_owl.settings import Settings
 from rag_owl.uploads import Upload
 
 
-async def receive(request: Request, upload: Upload, settings: Settings) -> dict[str, Any]:
+async def receive(request: Request, upload: Upload, state: State) -> dict[str, Any]:
     """What the URL in the body names, into the upload; returns the metadata given with it.
 
     Raises `Problem`, and `InvalidInput` for an address that may not or cannot be read.
@@ -28,7 +28,9 @@ async def receive(request: Request, upload: Upload, settings: Settings) -> dict[
         status = 400 if first["type"] == "json_invalid" else 422
         raise Problem(status, f"{field}: {first['msg']}", field) from None
     multipart.check_metadata(wanted.metadata)
+    settings = state.settings
     if not settings.allow_url_ingest:
         raise Problem(403, "url: this service takes no documents by URL; upload the file", "url")
-    await run_in_threadpool(fetch, wanted.url, upload, settings.url_bytes, settings.url_seconds)
+    most, seconds = settings.url_bytes, settings.url_seconds
+    await to_thread.run_sync(fetch, wanted.url, upload, most, seconds, limiter=state.slow)
     return wanted.metadata

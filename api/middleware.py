@@ -29,6 +29,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _UPLOADS = re.compile(r"/v1/collections/[^/]+/documents(/[^/]+)?/?")
+_QUESTIONS = re.compile(r"/v1/answers/?")
 # What answers carry unless a route says otherwise: JSON is data, and nothing may be made of it.
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -46,7 +47,7 @@ def split_list(setting: str) -> list[str]:
 
 
 class Guard:
-    """The outermost layer of the app."""
+    """Around all of the app; only who may read answers of other origins is said further out."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, rates: RateLimits, metrics: Metrics
@@ -127,11 +128,13 @@ class Guard:
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """The body, with the limits of its path."""
         most = self._settings.max_request_bytes
-        if headers.get("content-type", "").startswith("multipart/"):
-            is_upload = _UPLOADS.fullmatch(scope["path"])
-            most = (
-                self._settings.max_upload_bytes if is_upload else self._settings.max_question_bytes
-            )
+        # Only where such a body is read after the key was looked at: of all other routes FastAPI
+        # has it in memory before anybody knows who sends it.
+        if headers.get("content-type", "").lower().startswith("multipart/"):
+            if _UPLOADS.fullmatch(scope["path"]):
+                most = self._settings.max_upload_bytes
+            elif _QUESTIONS.fullmatch(scope["path"]):
+                most = self._settings.max_question_bytes
         declared = headers.get("content-length", "")
         return Body(receive, most, self._settings.body_seconds, declared)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
 
 from rag_owl.api.events import JobWatch
 from rag_owl.api.limits import RateLimits
@@ -11,6 +13,8 @@ from rag_owl.api.thumbnails import Thumbnails
 from rag_owl.client import RagOwl
 from rag_owl.lane import Lane
 from rag_owl.settings import Settings
+
+_SLOW_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -27,6 +31,11 @@ class State:
     thumbnails: Thumbnails
     ready: bool = False  # models are loaded
     trouble: str = ""  # why they are not
+    # Threads beside those of all other requests, which must not wait for what takes long: small
+    # pictures of large ones, documents by their URL.
+    slow: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SLOW_AT_ONCE))
+    # Whether the database can be reached is found out also while all threads are busy.
+    looking: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
     @property
     def lanes(self) -> tuple[Lane, ...]:

@@ -33,6 +33,8 @@ from rag_owl.api.responses import problems
 from rag_owl.api.schemas import Listed, Page
 from rag_owl.changes import changes
 from rag_owl.client import RagOwl
+from rag_owl.errors import ModelNotFound
+from rag_owl.model import registry
 from rag_owl.settings import Settings
 from rag_owl.store import answers, collections
 from rag_owl.store.names import is_storable
@@ -345,4 +347,10 @@ def _model_again(owl: RagOwl, settings: Settings, answer_id: str, given: str | N
         first = answers.question_of(session, answer_id).model
     if first is None or first == settings.model:
         return None
-    return answering.resolve(settings, first)
+    try:
+        return answering.resolve(settings, first)
+    except ModelNotFound:  # it may be a folder, asked on the command line: the operator's business
+        raise ModelNotFound(
+            f"the model of that answer, {registry.called(first)}, is not asked here; name one of "
+            f"{', '.join(answering.names(settings))}"
+        ) from None

@@ -76,7 +76,7 @@ async def add_documents(
     await run_in_threadpool(_check_collection, owl, name)
     with Upload(owl.folder, owl.storage.objects) as upload:
         if _is_json(request):
-            metadata = await fetching.receive(request, upload, state.settings)
+            metadata = await fetching.receive(request, upload, state)
         else:
             metadata = await multipart.receive(request, upload, state.settings.max_upload_files)
         return await run_in_threadpool(_start, owl, name, upload, metadata, None, who.key_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -36,7 +37,7 @@ async def ready(state: The) -> JSONResponse:
     waiting = [] if state.ready else [state.trouble or "models"]
     try:
         async with asyncio.timeout(2):
-            await run_in_threadpool(_reach, state)
+            await to_thread.run_sync(_reach, state, limiter=state.looking)
     except Exception:
         waiting.append("database")
     return JSONResponse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
@@ -79,7 +80,7 @@ def get_media(name: Name, item_id: ItemId, owl: Owl, request: Request) -> Respon
     response_class=Response,
     responses=binary("image/jpeg"),
 )
-def get_thumbnail(
+async def get_thumbnail(
     name: Name,
     item_id: ItemId,
     owl: Owl,
@@ -88,8 +89,12 @@ def get_thumbnail(
     size: Annotated[int, Query(ge=16, le=1024, description="Of the longer side.")] = 256,
 ) -> Response:
     """Its picture, small, as JPEG."""
-    path, etag = state.thumbnails.of(_picture(owl.item(name, item_id)), size)
-    return files.send(request, path, etag, "image/jpeg")
+
+    def make() -> Response:
+        path, etag = state.thumbnails.of(_picture(owl.item(name, item_id)), size)
+        return files.send(request, path, etag, "image/jpeg")
+
+    return await to_thread.run_sync(make, limiter=state.slow)
 
 
 @router.head("/{item_id}/page", include_in_schema=False)

@@ -1,0 +1,108 @@
+"""What the outer layers let through and say, of sizes, other origins and an operator's secrets."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from rag_owl import RagOwl
+from rag_owl.model.nano import weights
+from tests.service import make_key, png, problem, running, upload
+
+LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor", "model": "sentences"}
+
+
+def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
+    make_key(tmp_path / "data")
+    large = {"files": [("files", ("a.txt", b"x" * 5_000))]}
+    with running(tmp_path / "data", require_key=True, max_request_bytes=1024, **LIGHT) as client:
+        # A route that takes JSON reads its body before it asks for a key.
+        problem(client.post("/v1/collections", **large), 413, "body")
+        problem(client.post("/v1/collections/c/search", **large), 413, "body")
+        problem(client.post("/v1/answers", **large), 401, "Authorization")
+        problem(client.post("/v1/collections/c/documents", **large), 401, "Authorization")
+    with running(tmp_path / "open", max_request_bytes=1024, **LIGHT) as client:
+        body = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + b"x" * 5_000
+        headers = {"Content-Type": "Multipart/Form-Data; boundary=b"}
+        assert client.post("/v1/answers", content=body, headers=headers).status_code != 413
+
+
+def test_a_page_elsewhere_reads_why_it_was_refused(tmp_path: Path) -> None:
+    good = {"Origin": "https://good.org"}
+    with running(
+        tmp_path, cors_origins="https://good.org", address_rate="1/minute", **LIGHT
+    ) as client:
+        assert client.get("/v1/collections", headers=good).status_code == 200
+        refused = client.get("/v1/collections", headers=good)
+        problem(refused, 429)
+        assert refused.headers["access-control-allow-origin"] == "https://good.org"
+        assert "Retry-After" in refused.headers["access-control-expose-headers"]
+        evil = client.get("/v1/collections", headers={"Origin": "https://evil.org"})
+        assert "access-control-allow-origin" not in evil.headers
+        asked = {**good, "Access-Control-Request-Method": "POST"}
+        assert client.options("/v1/collections", headers=asked).status_code == 200
+        other = {**asked, "Host": "elsewhere.org"}
+        problem(client.get("/v1/collections", headers=other), 421, "Host")
+
+
+def test_large_pictures_made_small_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    with running(tmp_path, **LIGHT) as client, ThreadPoolExecutor(60) as many:
+        upload(client, "c", {"red.png": png()})
+        (item,) = client.get("/v1/collections/c/items").json()["data"]
+        where = f"/v1/collections/c/items/{item['id']}/thumbnail"
+        making = client.app.state.rag_owl.thumbnails._making  # type: ignore[attr-defined]
+        for _ in range(2):
+            making.acquire()
+        try:
+            waiting = [many.submit(client.get, where) for _ in range(50)]
+            while client.app.state.rag_owl.slow.available_tokens:  # type: ignore[attr-defined]
+                time.sleep(0.01)
+            assert many.submit(client.get, "/v1/collections/c").result(60).status_code == 200
+            ready = many.submit(client.get, "/readyz").result(60).json()
+            assert "database" not in ready["waiting_for"]
+            assert not any(each.done() for each in waiting)
+        finally:
+            for _ in range(2):
+                making.release()
+        assert [each.result(60).status_code for each in waiting] == [200] * 50
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of the operator's own."""
+    copied = tmp_path / "secret-place" / "further"
+    shutil.copytree(weights.FOLDER, copied)
+    return copied
+
+
+def test_no_path_of_the_operators_is_told(tmp_path: Path, folder: Path) -> None:
+    note = tmp_path / "owls.txt"
+    note.write_text("The barn owl weighs 430 grams.")
+    question = "How much does the barn owl weigh?"
+    with RagOwl.open(tmp_path / "data", **LIGHT) as owl:
+        owl.ingest("owls", [note])
+        answer = owl.ask("owls", question, model=str(folder))
+    with running(tmp_path / "data", **LIGHT) as client:
+        again = client.post(f"/v1/answers/{answer.id}/replay", json={})
+        detail = problem(again, 404, "model")["detail"]
+        assert "further" in detail
+        assert "secret-place" not in detail
+    with (folder / "reader.safetensors").open("r+b") as file:
+        file.truncate(1_000)
+    settings: dict[str, Any] = {**LIGHT, "model": str(folder)}
+    with running(tmp_path / "data", **settings) as client:
+        refused = ask(client, question)
+        found = problem(refused, 502)
+        assert "secret-place" not in refused.text
+        assert found["request_id"] in found["detail"]
+        assert ask(client, question, model="sentences").json()["text"].startswith("The barn owl")
+
+
+def ask(client: TestClient, question: str, **more: Any) -> Any:
+    return client.post("/v1/answers", json={"collection": "owls", "question": question, **more})
