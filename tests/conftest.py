@@ -1,4 +1,16 @@
-"""Databases for the tests: real SQLite and real PostgreSQL, a new one for every test."""
+"""Databases for the tests: real SQLite and real PostgreSQL.
+
+What reaches the database runs on both, in the same run: every function of `rag_owl.store`, every
+endpoint, every list with its filters and cursors, keys, quotas, jobs, generations, deletion,
+answers, conversations, ratings, replays, uploads, and hostile texts, which databases take
+differently. A test asks for that with `engine` (of the store alone), `database_url`,
+`on_each_database`, or `module_on_each_database`, for a service that a module's tests share.
+
+Single, on SQLite, stay: what is refused before the database is asked, how the page looks, formats,
+models and decoders; processes that are started or killed, for which `test_workers.py`,
+`test_reindex_kills.py` and `test_reliability.py` have tests of their own on PostgreSQL; and what
+only SQLite needs, such as writing its file anew.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +27,8 @@ import pytest
 from sqlalchemy import Engine
 
 from rag_owl import client, db
-from tests import databases
+from rag_owl.indexer.loaders.apart_pool import Pool
+from tests import databases, decoders
 
 # The tests say themselves what is set.
 for name in [name for name in os.environ if name.startswith("RAG_OWL_")]:
@@ -71,6 +84,19 @@ def _quick_schema() -> Iterator[None]:
     client.prepare_schema = databases.prepare_schema
     yield
     client.prepare_schema = databases.migrate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_decoders() -> Iterator[None]:
+    client.Pool = decoders.SharingPool  # type: ignore[misc]
+    yield
+    client.Pool = Pool  # type: ignore[misc]
+
+
+@pytest.fixture
+def own_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders start and end their decoders themselves, as they do outside of tests."""
+    monkeypatch.setattr(client, "Pool", Pool)
 
 
 @pytest.fixture

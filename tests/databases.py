@@ -60,6 +60,15 @@ def new_postgres(server: str, *, empty: bool = False) -> Iterator[str]:
     _drop(url, server)
 
 
+_empty: set[Path] = set()
+
+
+def to_restore_into(folder: Path) -> Path:
+    """The folder; if it has a database of its own, that one will be empty."""
+    _empty.add(folder.resolve())
+    return folder
+
+
 @contextmanager
 def on_postgres(server: str) -> Iterator[None]:
     """Every data folder that is opened in this process has a PostgreSQL database of its own."""
@@ -70,7 +79,7 @@ def on_postgres(server: str) -> Iterator[None]:
             return settings.database_url
         folder = settings.data.expanduser().resolve()
         if folder not in made:
-            made[folder] = _prepared(server)
+            made[folder] = _create(server) if folder in _empty else _prepared(server)
         return made[folder]
 
     try:

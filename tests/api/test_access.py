@@ -30,7 +30,9 @@ def client(data: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Path]]:
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[tuple[TestClient, Path]]:
     """Reachable by others: every request needs a key."""
     folder = tmp_path_factory.mktemp("guarded") / "data"
     make_key(folder)
@@ -49,6 +51,7 @@ def test_loopback_needs_no_key_and_ignores_any_while_none_exists(client: TestCli
         assert answer.status_code == 200, other
 
 
+@pytest.mark.usefixtures("module_on_each_database")
 def test_once_a_key_exists_a_wrong_one_is_refused_everywhere(tmp_path: Path) -> None:
     with running(tmp_path / "data") as client:
         made = client.post("/v1/keys", json={"name": "x", "scopes": ["ask"]}).json()
@@ -264,6 +267,7 @@ def _cors(headers: object) -> list[str]:
 # --- rates ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("module_on_each_database")
 def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
     key, other = make_key(tmp_path / "data", "ask"), make_key(tmp_path / "data", "ask")
     with running(tmp_path / "data", key_rate="5/minute") as client:

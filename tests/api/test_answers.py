@@ -49,7 +49,9 @@ def model_server() -> Iterator[ModelServer]:
 
 @pytest.fixture(scope="module")
 def site(
-    tmp_path_factory: pytest.TempPathFactory, model_server: ModelServer
+    tmp_path_factory: pytest.TempPathFactory,
+    model_server: ModelServer,
+    module_on_each_database: None,
 ) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("answers")
     (folder / "owls").mkdir()

@@ -20,7 +20,9 @@ DOCUMENTS = "/v1/collections/owls/documents"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[TestClient]:
     limits = {"max_upload_bytes": 2_000_000, "max_upload_files": 5}
     with running(tmp_path_factory.mktemp("bad") / "data", **limits) as opened_client:
         yield opened_client
