@@ -12,8 +12,11 @@ from PIL import Image
 
 from rag_owl import RagOwl
 from rag_owl.errors import CorruptData, DataFolderError
+from rag_owl.settings import Settings
 from rag_owl.types import Retrieved
 from tests.consistency import problems
+
+pytestmark = pytest.mark.usefixtures("on_each_database")
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_the_files_of_another_database_are_refused(tmp_path: Path, files: Path) 
     other = f"sqlite:///{tmp_path / 'other.db'}"
     with pytest.raises(DataFolderError, match="the files of another database"):
         RagOwl.open(data, database_url=other)
-    mine = f"sqlite:///{data / 'rag_owl.db'}"
+    mine = Settings(data=data).database
     with pytest.raises(DataFolderError, match="has its files in another folder"):
         RagOwl.open(tmp_path / "elsewhere", database_url=mine)
     with RagOwl.open(data, text_embedder="hashing") as owl:

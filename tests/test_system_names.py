@@ -11,6 +11,8 @@ from rag_owl import RagOwl
 from rag_owl.errors import InvalidInput
 from rag_owl.types import Skipped
 
+pytestmark = pytest.mark.usefixtures("on_each_database")
+
 
 def test_odd_names_are_ingested_and_shown_for_what_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "folder"

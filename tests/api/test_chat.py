@@ -45,7 +45,11 @@ def model_server() -> Iterator[ModelServer]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory, model_server: ModelServer) -> Iterator[str]:
+def address(
+    tmp_path_factory: pytest.TempPathFactory,
+    model_server: ModelServer,
+    module_on_each_database: None,
+) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("chat")
     (folder / "owls").mkdir()
     texts = {

@@ -53,6 +53,7 @@ def owls(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_ingest_search_ask_for_people(shell: Shell, owls: Path) -> None:
     status, out, _ = shell.run("ingest", "birds", owls)
     assert status == 0
@@ -67,6 +68,7 @@ def test_ingest_search_ask_for_people(shell: Shell, owls: Path) -> None:
     assert "birds  1 documents, 1 items" in shell.run("collections")[1]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_json_is_all_that_standard_output_holds(shell: Shell, owls: Path) -> None:
     job = shell.json("ingest", "birds", owls)
     assert (job["state"], job["added"], job["skipped"]) == ("done", 1, [])
@@ -85,6 +87,7 @@ def test_json_is_all_that_standard_output_holds(shell: Shell, owls: Path) -> Non
     assert len(both) == 2
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_an_answer_is_shown_again(shell: Shell, owls: Path) -> None:
     shell.run("ingest", "birds", owls)
     given = shell.run("ask", "birds", "How much does the boreal owl weigh?")[1]
@@ -97,6 +100,7 @@ def test_an_answer_is_shown_again(shell: Shell, owls: Path) -> None:
     assert shell.json("answer", asked["id"]) == asked
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_no_wait_prints_the_job_that_a_later_command_finishes(shell: Shell, owls: Path) -> None:
     status, out, _ = shell.run("ingest", "birds", owls, "--no-wait")
     assert status == 0
@@ -106,6 +110,7 @@ def test_no_wait_prints_the_job_that_a_later_command_finishes(shell: Shell, owls
     assert shell.json("jobs", job["id"])["state"] == "done"
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_skipped_files_are_listed_and_the_exit_is_good(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.txt").write_text("A good text.")
@@ -191,6 +196,7 @@ def test_a_data_folder_that_cannot_be_used(shell: Shell, tmp_path: Path) -> None
     assert "choose another with --data" in err.lower()
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_names_and_texts_cannot_drive_the_terminal(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "a[bold]b\x1b[31m.txt"
     path.write_text("The \x1b]0;owned\x07 owl [red]is[/red] here." + " No more is said." * 20)
@@ -200,6 +206,7 @@ def test_names_and_texts_cannot_drive_the_terminal(shell: Shell, tmp_path: Path)
     assert "[red]is[/red]" in out
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_doctor_says_what_works(shell: Shell, owls: Path) -> None:
     shell.run("ingest", "birds", owls)
     findings = shell.json("doctor", "--deep")
@@ -209,6 +216,7 @@ def test_doctor_says_what_works(shell: Shell, owls: Path) -> None:
     assert "torch" in named["packages"]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_doctor_makes_a_damaged_segment_again(shell: Shell, owls: Path, tmp_path: Path) -> None:
     shell.run("ingest", "birds", owls)
     (index,) = (tmp_path / "data" / "segments").glob("*/index.faiss")

@@ -47,6 +47,7 @@ def shell(
     return owl
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_eval_and_replay(shell: Shell, tmp_path: Path) -> None:
     asked = ("eval", "q.jsonl", "--collection", "birds", "--model", "sentences", "--judge", "none")
     status, out, err = shell.run(*asked, "--out", "run")

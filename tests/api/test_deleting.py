@@ -9,7 +9,10 @@ import pytest
 
 from rag_owl.api.cli import app
 from rag_owl.restore import check_backup
+from tests import databases
 from tests.service import bearer, finished, make_key, opened, problem, running, upload
+
+pytestmark = pytest.mark.usefixtures("on_each_database")
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 NOTE = b"The barn owl of Greyfield weighs 430 grams."
@@ -87,6 +90,7 @@ def test_backup_and_restore_from_the_command_line(
         return json.loads(capsys.readouterr().out)
 
     data, file, again = tmp_path / "data", tmp_path / "a.backup", tmp_path / "again"
+    databases.to_restore_into(again)
     run("ingest", "notes", note, "--data", data)
     made = run("backup", file, "--data", data)
     assert isinstance(made, dict)

@@ -85,7 +85,9 @@ def test_an_operation_of_tomorrow_gets_its_example() -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[TestClient]:
     with running(tmp_path_factory.mktemp("examples") / "data") as client:
         text = b"Japan is an island country in East Asia. Tokyo is the capital of Japan."
         upload(client, "flags", {"japan.txt": text, "japan.png": png()})

@@ -31,7 +31,7 @@ WEIGHT = "How much does the elf owl weigh?"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None) -> Path:
     folder = tmp_path_factory.mktemp("mcp")
     (folder / "owls").mkdir()
     texts = {
@@ -131,6 +131,10 @@ async def use(client: Client) -> None:
         assert message in text_of(failed)
 
 
+ON_SQLITE = pytest.mark.parametrize("module_on_each_database", ["sqlite"], indirect=True)
+
+
+@ON_SQLITE
 def test_over_stdio(data: Path) -> None:
     variables = {
         **os.environ,
@@ -227,6 +231,7 @@ def test_a_call_that_is_too_large_is_a_problem_document(site: str, key: str) -> 
             problem(httpx.post(f"{site}/mcp", content=body, headers=headers), 413, "body")
 
 
+@ON_SQLITE
 def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> None:
     accept = {"Accept": "application/json, text/event-stream"}
     with serve(data, **PLAIN) as open_site:
@@ -246,6 +251,7 @@ def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> Non
             assert 400 <= sent.status_code < 500
 
 
+@ON_SQLITE
 def test_a_client_that_goes_frees_its_place(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_MODEL_KEY", KEY)
     slowly = Send([b": still here\n\n", *([0.1, b": still here\n\n"] * 3_000)])

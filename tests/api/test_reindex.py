@@ -16,6 +16,7 @@ LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor", "model": 
 OWLS = {"owls.txt": b"The barn owl sleeps in the barn.", "foxes.txt": b"The fox sleeps outside."}
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_over_http(tmp_path: Path) -> None:
     with running(tmp_path / "data", **LIGHT) as client:
         upload(client, "c", OWLS)
@@ -46,6 +47,7 @@ def test_over_http(tmp_path: Path) -> None:
         problem(client.post("/v1/collections/d/reindex", json={}), 404)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_only_what_the_operator_registered(tmp_path: Path) -> None:
     secret = tmp_path / "a-model-folder"
     secret.mkdir()
@@ -69,6 +71,7 @@ def test_only_what_the_operator_registered(tmp_path: Path) -> None:
         assert finished(client, sent.json()["id"])["state"] == "done"
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_who_may(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(data, **LIGHT) as client:
@@ -134,6 +137,7 @@ def parsed(out: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_on_the_command_line(shell: Shell) -> None:
     status, out, err = shell("reindex", "c", "--index-type", "hnsw")
     assert status == 0, err
@@ -151,6 +155,7 @@ def test_on_the_command_line(shell: Shell) -> None:
     assert [each["state"] for each in parsed(out)["generations"]] == ["live"]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_held_on_the_command_line(shell: Shell) -> None:
     status, out, _ = shell("reindex", "c", "--index-type", "flat", "--hold")
     assert status == 0

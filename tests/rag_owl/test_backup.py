@@ -28,7 +28,7 @@ from rag_owl.store import collections, keys
 from rag_owl.store import jobs as job_rows
 from rag_owl.uploads import Upload, parameters
 from tests.consistency import problems
-from tests.databases import new_postgres
+from tests.databases import new_postgres, to_restore_into
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 NOTE = "The barn owl of Greyfield weighs 430 grams."
@@ -344,6 +344,7 @@ def test_a_failed_restore_leaves_an_empty_database(
     RagOwl.restore(made.backup, tmp_path / "new", **LIGHT, database_url=postgres_url)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_no_job_of_a_backup_reads_this_machines_files(tmp_path: Path, files: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("The password of the safe is heron.")
@@ -352,7 +353,7 @@ def test_no_job_of_a_backup_reads_this_machines_files(tmp_path: Path, files: Pat
             key = collections.get_or_create(session, "c").key
             job_rows.create(session, key, "ingest", {"paths": [str(secret)]})
         owl.backup(tmp_path / "a.backup")
-    RagOwl.restore(tmp_path / "a.backup", tmp_path / "new", **LIGHT)
+    RagOwl.restore(tmp_path / "a.backup", to_restore_into(tmp_path / "new"), **LIGHT)
     with RagOwl.open(tmp_path / "new", **LIGHT) as owl:
         (job,) = owl.jobs()
         assert job.state == "cancelled"
@@ -366,6 +367,7 @@ def test_no_job_of_a_backup_reads_this_machines_files(tmp_path: Path, files: Pat
 # --- while others work ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_an_upload_that_was_acknowledged_is_read_after_the_restore(tmp_path: Path) -> None:
     with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
         with Upload(owl.folder) as upload:
@@ -378,7 +380,7 @@ def test_an_upload_that_was_acknowledged_is_read_after_the_restore(tmp_path: Pat
             job_rows.create(session, key, "ingest", parameters(upload, {"year": 2024}))
         owl.backup(tmp_path / "a.backup")
     shutil.rmtree(tmp_path / "data")
-    RagOwl.restore(tmp_path / "a.backup", tmp_path / "new", **LIGHT)
+    RagOwl.restore(tmp_path / "a.backup", to_restore_into(tmp_path / "new"), **LIGHT)
     with RagOwl.open(tmp_path / "new", **LIGHT) as owl:
         (job,) = owl.jobs()
         assert owl.wait_for_job(job.id).added == 1
@@ -457,6 +459,7 @@ def test_a_backup_can_be_stopped_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_backup_job_is_cancelled_also_while_it_waits(tmp_path: Path, files: Path) -> None:
     with RagOwl.open(tmp_path / "data", backup_folder=tmp_path / "backups", **LIGHT) as owl:
         owl.ingest("c", [files])
@@ -477,6 +480,7 @@ def test_a_backup_job_is_cancelled_also_while_it_waits(tmp_path: Path, files: Pa
         assert check_backup(file)["lacking"] == []
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_vectors_that_a_backup_lacks_are_made_again_after_its_restore(
     tmp_path: Path, files: Path
 ) -> None:
@@ -487,7 +491,7 @@ def test_vectors_that_a_backup_lacks_are_made_again_after_its_restore(
             owl.segments.remove(name)
         lacking = owl.backup(tmp_path / "b").lacking
     assert lacking
-    restored = RagOwl.restore(tmp_path / "b", tmp_path / "again", **LIGHT)
+    restored = RagOwl.restore(tmp_path / "b", to_restore_into(tmp_path / "again"), **LIGHT)
     assert (set(restored.lacking), restored.reindexed) == (set(lacking), ("c",))
     with RagOwl.open(tmp_path / "again", **LIGHT) as owl:
         (job,) = [job for job in owl.jobs() if job.kind == "reindex"]
