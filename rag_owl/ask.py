@@ -12,6 +12,7 @@ from rag_owl import context as contexts
 from rag_owl import conversation, db, evidence
 from rag_owl.errors import InvalidQuestion, NotFound
 from rag_owl.gate import Gate
+from rag_owl.media import clean_text
 from rag_owl.ports import (
     Ablator,
     Answerer,
@@ -74,8 +75,12 @@ def answer_question(
         on_sources(context.sources)
     checker = evidence.checker_of(context, parts.judge)
     gate = Gate(checker, on_text) if question.require_support else None
+    heard = gate.on_text if gate else on_text
     with step("answer", model=parts.answerer.name, sources=len(context.sources)) as answering:
-        draft = parts.answerer.answer(context, gate.on_text if gate else on_text)
+        draft = parts.answerer.answer(context, _cleaned(heard) if heard else None)
+        # A model of bytes can say what no database holds. As many characters: places stay.
+        short = None if draft.short is None else clean_text(draft.short)
+        draft = replace(draft, text=clean_text(draft.text), short=short)
         if draft.usage is not None:
             answering.note(tokens=draft.usage.completion_tokens)
     draft = replace(draft, notes=(*missing, *draft.notes))
@@ -108,6 +113,10 @@ def answer_question(
         collection = collections.get(session, question.collection)
         answers.save(session, collection.key, answer, context)
     return answer
+
+
+def _cleaned(on_text: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda text: on_text(clean_text(text))
 
 
 def _drops(answerer: Answerer, context: Context, draft: Draft) -> Sequence[float | None] | None:

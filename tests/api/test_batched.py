@@ -23,7 +23,9 @@ QUESTION = "Which of these is like mine?"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("batched")
     random_model("tiny", seed=5).save_pretrained(folder / "owl")
     Owl3Tokenizer.of_bytes().save(folder / "owl")

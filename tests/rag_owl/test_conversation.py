@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,7 +13,8 @@ from PIL import Image
 from rag_owl import RagOwl
 from rag_owl.conversation import read, subject
 from rag_owl.errors import InvalidInput, InvalidQuestion, NotFound
-from rag_owl.types import Retrieved, Turn
+from rag_owl.model.sentences import SentencesAnswerer
+from rag_owl.types import Context, Draft, Retrieved, Turn
 
 
 def turn(question: str, text: str = "", *titles: str) -> Turn:
@@ -196,6 +199,25 @@ def test_what_was_shown_is_told_again_also_when_some_is_gone(alone: RagOwl) -> N
     owl.delete_document("owls", gone.item.document_id)
     after = owl.sources(answer.id)
     assert [hit is None for hit in after] == [hit == gone for hit in before]
+
+
+def test_a_model_that_says_what_no_database_holds_is_stored(
+    owl: RagOwl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = SentencesAnswerer.answer
+
+    def odd(self: SentencesAnswerer, context: Context, on_text: Any = None) -> Draft:
+        draft = plain(self, context)
+        said = draft.text.replace(" owl ", "\0owl\ud800")
+        on_text(said)
+        return replace(draft, text=said)
+
+    monkeypatch.setattr(SentencesAnswerer, "answer", odd)
+    heard: list[str] = []
+    answer = owl.ask("owls", "How much does the elf owl weigh?", on_text=heard.append)
+    assert answer.text.startswith("The elf owl\ufffdweighs 40 grams.")
+    assert "".join(heard) == answer.text
+    assert owl.answer(answer.id) == answer
 
 
 def test_an_answer_is_rated(owl: RagOwl) -> None:
