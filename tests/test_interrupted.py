@@ -17,6 +17,8 @@ from rag_owl.store import collections, job_inputs, jobs
 from tests.consistency import problems
 from tests.files import endless_pdf, noise_jpeg, pdf_of
 
+pytestmark = pytest.mark.usefixtures("on_each_database")
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
@@ -30,6 +32,7 @@ def found(owl: RagOwl, query: str) -> list[str]:
     return [hit.item.document_name for hit in hits if query in (hit.item.text or "")]
 
 
+@pytest.mark.usefixtures("own_decoders")
 def test_a_file_that_hangs_its_decoder_is_skipped_and_nothing_of_it_is_found(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +132,7 @@ def kill_while_it_reads(data: Path, files: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("on_each_database", ["sqlite"], indirect=True)  # how one is killed there
 def test_a_file_that_ends_its_process_each_time_is_skipped_in_the_end(
     tmp_path: Path, files: Path
 ) -> None:
@@ -175,7 +179,7 @@ def test_an_upload_that_ended_its_readers_is_kept_and_read_again_when_asked(tmp_
             jobs.mark_scanned(session, claim)
             for _ in range(jobs.MOST_ATTEMPTS):
                 job_inputs.begin_attempt(session, claim, 0)
-    with RagOwl.open(data, **light) as owl:
+    with RagOwl.open(data, stalled_seconds=2, **light) as owl:
         job = owl.wait_for_job(job_id)
         assert (job.state, job.added, job.skipped_count, job.found) == ("failed", 2, 1, 3)
         assert job.error is not None
@@ -190,6 +194,7 @@ def test_an_upload_that_ended_its_readers_is_kept_and_read_again_when_asked(tmp_
     assert problems(data) == []
 
 
+@pytest.mark.usefixtures("own_decoders")
 def test_files_that_nothing_refers_to_are_removed(tmp_path: Path, files: Path) -> None:
     (files / "a.jpg").write_bytes(noise_jpeg(60, 40))
     (files / "b.txt").write_text("The moon is a stone.")

@@ -17,6 +17,7 @@ from PIL import Image
 from rag_owl import RagOwl
 from rag_owl.errors import InvalidInput, InvalidQuestion, NotFound
 from rag_owl.types import PageLocation, TextLocation
+from tests import databases
 from tests.consistency import problems
 
 OWLS = """Owls of the North
@@ -39,8 +40,8 @@ def owl(tmp_path: Path, database_url: str) -> Iterator[RagOwl]:
 
 
 @pytest.fixture
-def light(tmp_path: Path) -> Iterator[RagOwl]:
-    """A data folder that embeds by hashing: for what does not depend on meaning."""
+def light(tmp_path: Path, on_each_database: None) -> Iterator[RagOwl]:
+    """As `owl`, but it embeds by hashing: for what does not depend on meaning."""
     with RagOwl.open(tmp_path / "data", text_embedder="hashing") as opened:
         yield opened
 
@@ -261,7 +262,7 @@ def rows_file(folder: Path, count: int) -> Path:
 def ingest_in_child(data: Path, path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "rag_owl.api.cli", "ingest", "rows", str(path), "--data", str(data)],
-        env={**os.environ, "RAG_OWL_TEXT_EMBEDDER": "hashing"},
+        env={**databases.environment(data), "RAG_OWL_TEXT_EMBEDDER": "hashing"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -292,6 +293,7 @@ def test_a_killed_ingest_is_resumed_and_nothing_is_lost_or_doubled(tmp_path: Pat
         assert_complete(owl, 3_000)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_two_processes_ingest_into_one_folder(tmp_path: Path) -> None:
     data, path = tmp_path / "data", rows_file(tmp_path, 1_500)
     children = [ingest_in_child(data, path) for _ in range(2)]
@@ -301,6 +303,7 @@ def test_two_processes_ingest_into_one_folder(tmp_path: Path) -> None:
         assert_complete(owl, 1_500)
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_closing_leaves_a_job_that_the_next_opening_finishes(tmp_path: Path) -> None:
     path = rows_file(tmp_path, 2_000)
     with RagOwl.open(tmp_path / "data", text_embedder="hashing") as owl:
@@ -319,6 +322,7 @@ def test_a_cancelled_job_ends_and_keeps_what_it_has(light: RagOwl, tmp_path: Pat
     assert len(list(light.documents("rows"))) == job.added
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_two_folders_are_open_in_one_process(tmp_path: Path, notes: Path) -> None:
     with (
         RagOwl.open(tmp_path / "a", text_embedder="hashing") as first,

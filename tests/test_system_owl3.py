@@ -34,6 +34,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_at_question_time_only_the_users_picture_is_encoded(
     tmp_path: Path, tiny: Path, pictures: Path
 ) -> None:

@@ -15,6 +15,8 @@ from rag_owl.sample.flags import FLAGS
 from rag_owl.types import VideoLocation
 from tests.films import write_film
 
+pytestmark = pytest.mark.usefixtures("on_each_database")
+
 SAID = {
     4.0: "The snowy owl breeds on the tundra.",
     13.0: "A sourdough needs twelve hours to rise.",
