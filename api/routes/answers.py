@@ -295,6 +295,9 @@ async def _read_form(request: Request, settings: Settings) -> tuple[Ask, list[by
         if len(described) != 1:
             raise Problem(422, "request: give one part with the question as JSON", "request")
         given = described[0]  # a browser's Blob comes as a file
+        if not isinstance(given, str) and (given.size or 0) > settings.max_request_bytes:
+            most_bytes = settings.max_request_bytes
+            raise Problem(413, f"request: larger than the limit of {most_bytes:,} bytes", "request")
         text = given.encode("utf-8", "replace") if isinstance(given, str) else await given.read()
         wanted = parse(Ask, text)
         files = form.getlist("images")

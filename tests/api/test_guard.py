@@ -31,6 +31,10 @@ def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
         body = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + b"x" * 5_000
         headers = {"Content-Type": "Multipart/Form-Data; boundary=b"}
         assert client.post("/v1/answers", content=body, headers=headers).status_code != 413
+        wordy = {
+            "request": ("request", b'{"question": "' + b"x" * 5_000 + b'"}', "application/json")
+        }
+        problem(client.post("/v1/answers", files=wordy), 413, "request")
 
 
 def test_a_page_elsewhere_reads_why_it_was_refused(tmp_path: Path) -> None:
