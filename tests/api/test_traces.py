@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -130,19 +129,6 @@ def test_whoever_listens_hears_of_its_own_steps_alone() -> None:
     with step("store"):
         pass
     assert heard == ["embed", "retrieve", "queue"]
-
-
-def test_without_traces_nothing_of_the_sdk_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "owl.txt").write_text("The elf owl weighs 40 grams.")
-    code = (
-        "import sys\nfrom rag_owl import RagOwl\n"
-        "quick = {'text_embedder': 'hashing', 'picture_embedder': 'descriptor'}\n"
-        f"with RagOwl.open({str(tmp_path / 'data')!r}, model='sentences', **quick) as owl:\n"
-        f"    owl.ingest('owls', [{str(tmp_path / 'owl.txt')!r}])\n"
-        "    owl.ask('owls', 'How much does the elf owl weigh?')\n"
-        "assert not any(name.startswith('opentelemetry') for name in sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
