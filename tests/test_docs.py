@@ -52,6 +52,7 @@ for kind, text in json.load(sys.stdin):
         main()
     except SystemExit as stop:
         assert not stop.code, text
+print("loaded", *sys.modules)
 """
 
 
@@ -76,6 +77,9 @@ def test_commands_and_python_of_the_readme_run(tmp_path: Path) -> None:
     said = done.stdout.partition("ran\npython\n")[2]
     assert "142 []" in said
     assert "Tokyo" in said
+    loaded = done.stdout.rpartition("loaded ")[2].split()
+    assert "torch" in loaded
+    assert not [name for name in loaded if name.startswith("opentelemetry")]  # traces are off
 
 
 def test_the_command_is_installed() -> None:
