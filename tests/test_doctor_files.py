@@ -13,6 +13,8 @@ from rag_owl.api.doctor import examine
 from tests.consistency import problems
 from tests.files import pdf_of
 
+pytestmark = pytest.mark.usefixtures("on_each_database")
+
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 
 

@@ -54,13 +54,13 @@ def machine(
     s3: S3,  # noqa: F811
     tmp_path: Path,
     embedders: dict[str, Any],
+    database_url: str,
 ) -> Callable[..., RagOwl]:
     """Opens the shared database and store with a data folder of its own."""
-    database = f"sqlite:///{tmp_path / 'shared.db'}"
 
     def opened(name: str, **more: object) -> RagOwl:
         more.setdefault("work_jobs", name == "one")
-        owl = RagOwl.open(tmp_path / name, database_url=database, storage_url=URL, **more)
+        owl = RagOwl.open(tmp_path / name, database_url=database_url, storage_url=URL, **more)
         owl.models._loaded.update(embedders)
         return owl
 
@@ -168,7 +168,7 @@ def test_a_segment_without_its_manifest_is_none(
 
 
 def test_files_of_another_database_are_refused(
-    machine: Callable[..., RagOwl], files: Path, tmp_path: Path
+    machine: Callable[..., RagOwl], files: Path, tmp_path: Path, database_url: str
 ) -> None:
     with machine("one") as one:
         one.ingest("things", [files / "owls.txt"])
@@ -177,11 +177,11 @@ def test_files_of_another_database_are_refused(
     with pytest.raises(DataFolderError, match="elsewhere"):
         RagOwl.open(
             tmp_path / "one",
-            database_url=f"sqlite:///{tmp_path / 'shared.db'}",
+            database_url=database_url,
             storage_url=f"s3://{BUCKET}/empty",
         )
     with pytest.raises(DataFolderError, match="RAG_OWL_STORAGE_URL"):
-        RagOwl.open(tmp_path / "new", database_url=f"sqlite:///{tmp_path / 'shared.db'}")
+        RagOwl.open(tmp_path / "new", database_url=database_url)
 
 
 def test_a_folder_is_moved_into_a_store_by_copying_it(
