@@ -313,6 +313,9 @@ def scrub(engine: Engine, stopping: Callable[[], bool] = lambda: False) -> bool:
                     f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make "
                     "space for a second copy of the database, then retry the job"
                 ) from error
+        with holds.removing_files(engine) as may:
+            if not may:  # a backup reads the state of its beginning, for as long as it takes
+                until = time.monotonic() + _PATIENCE
         if time.monotonic() > until:
             raise DataFolderBusy(
                 f"what was deleted is still in {engine.url.database} or in its log, because "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from rag_owl import RagOwl, db, retention
+from rag_owl import RagOwl, db, holds, retention
+from rag_owl.errors import DataFolderBusy
 from rag_owl.restore import check_backup
 from rag_owl.store import jobs
 from tests.consistency import problems
@@ -48,3 +51,28 @@ def test_a_backup_does_not_wait_for_a_deletion_that_rests(
             assert left
             assert not left & {first.id, second.id}
         assert problems(data) == []
+
+
+def test_a_deletion_has_patience_with_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_LOCKED", 0.05)
+    monkeypatch.setattr(retention, "_PATIENCE", 0.1)
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
+        reader = sqlite3.connect(tmp_path / "data" / "rag_owl.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        with ThreadPoolExecutor(1) as beside:
+            with holds.keeping_files(owl.engine):  # as a backup has it while it reads
+                cleaned = beside.submit(retention.scrub, owl.engine)
+                time.sleep(1)
+                assert not cleaned.done()
+                reader.execute("ROLLBACK")
+            assert cleaned.result(60)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        with db.writing(owl.engine) as session:
+            jobs.create(session, None, "expire", {})
+        with pytest.raises(DataFolderBusy, match="reads an old state"):  # no backup is made
+            retention.scrub(owl.engine)
+        reader.close()
