@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from rag_owl import RagOwl
 from rag_owl.api.cli import main
 
 
@@ -51,6 +52,16 @@ def owls(tmp_path: Path) -> Path:
     path = tmp_path / "owls.txt"
     path.write_text("About owls\n\nThe boreal owl weighs about 120 grams.\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a collection of that name, for what leaves it as it is."""
+    folder = tmp_path_factory.mktemp("birds")
+    (folder / "owls.txt").write_text("The boreal owl weighs about 120 grams.")
+    with RagOwl.open(folder / "data", text_embedder="hashing") as owl:
+        owl.ingest("birds", [folder / "owls.txt"])
+    return folder / "data"
 
 
 @pytest.mark.usefixtures("on_each_database")
@@ -146,12 +157,17 @@ def test_skipped_files_are_listed_and_the_exit_is_good(shell: Shell, tmp_path: P
     ],
 )
 def test_bad_input_is_one_line_and_a_bad_exit(
-    shell: Shell, owls: Path, tmp_path: Path, arguments: list[str], message: str
+    shell: Shell,
+    birds: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"GIF89a")
     if "birds" in arguments:
-        shell.run("ingest", "birds", owls)
+        monkeypatch.setenv("RAG_OWL_DATA", str(birds))
     status, out, err = shell.run(*[str(broken) if a == "BROKEN" else a for a in arguments])
     assert status == 1
     assert out == ""
