@@ -57,7 +57,7 @@ def test_a_key_deletes_only_what_it_sees(tmp_path: Path) -> None:
     with running(tmp_path, **LIGHT) as client:
         upload(client, "mine", {"owls.txt": NOTE})
         upload(client, "theirs", {"owls.txt": NOTE})
-        mine = bearer(make_key(tmp_path, "ingest", only=["mine"]))
+        mine = bearer(make_key(tmp_path, "ask", "ingest", only=["mine"]))
         asks = bearer(make_key(tmp_path, "ask", only=["mine"]))
         admin = bearer(make_key(tmp_path))
         problem(client.delete("/v1/collections/theirs", headers=mine), 404)
