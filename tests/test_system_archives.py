@@ -19,7 +19,7 @@ from tests.consistency import problems
 from tests.films import write_film
 
 
-@pytest.mark.usefixtures("on_each_database")
+@pytest.mark.usefixtures("on_each_database", "own_decoders")
 def test_files_in_an_archive_are_found_kept_and_the_same_as_outside(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.mp4", 3, cues=[(1.0, 2.0, "A boreal owl.")])
     large = io.BytesIO()
