@@ -58,6 +58,7 @@ def postgres_server() -> Iterator[str]:
     given = os.environ.get("RAG_OWL_TEST_POSTGRES")
     if given:
         yield given
+        databases.leave(given)
         return
     import pgserver
 

@@ -131,6 +131,13 @@ def _postgres_template(server: str) -> str:
     return str(make_url(url).database)
 
 
+def leave(server: str) -> None:
+    """Nothing of ours stays on a server that others use."""
+    if _postgres_template.cache_info().currsize:
+        _execute(server, f"DROP DATABASE {_postgres_template(server)}")
+        _postgres_template.cache_clear()
+
+
 def _create(server: str, template: str | None = None) -> str:
     name = f"test_{uuid.uuid4().hex}"
     _execute(server, f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
