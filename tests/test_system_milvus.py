@@ -162,6 +162,7 @@ def names(owl: RagOwl, query: str, **more: Any) -> list[str]:
     return [hit.item.document_name for hit in owl.search("things", query, **more)]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_collection_in_milvus_from_ingest_to_delete(
     opened: Callable[..., RagOwl], files: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_collection_in_milvus_from_ingest_to_delete(
         assert owl.generations("things")[0].vectors == 4
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_vectors_of_a_batch_that_was_never_committed_are_not_found(
     opened: Callable[..., RagOwl], files: Path
 ) -> None:
