@@ -73,6 +73,19 @@ def test_a_damaged_segment_is_made_again_as_it_was(
     assert problems(data) == []
 
 
+def test_a_job_that_verifies_names_what_is_damaged(tmp_path: Path, files: Path) -> None:
+    with RagOwl.open(tmp_path / "data", text_embedder="hashing") as owl:
+        owl.ingest("c", [files / "rows.jsonl"])
+        (segment,) = (tmp_path / "data" / "segments").iterdir()
+        sound = owl.wait_for_job(owl.begin_upkeep("verify", "c").id)
+        assert (sound.state, sound.done, sound.failed, sound.skipped) == ("done", 1, 0, [])
+        index = segment / "index.faiss"
+        index.write_bytes(index.read_bytes()[:-10])
+        job = owl.wait_for_job(owl.begin_upkeep("verify", "c").id)
+        assert (job.state, job.done, job.failed) == ("done", 0, 1)
+        assert [skipped.name for skipped in job.skipped] == [f"segment {segment.name}"]
+
+
 def test_damage_does_not_keep_new_documents_out(tmp_path: Path, files: Path) -> None:
     data = tmp_path / "data"
     with RagOwl.open(data, text_embedder="hashing") as owl:
