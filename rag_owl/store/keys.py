@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import func, select, tuple_, update
+from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
 from rag_owl.db import KeyRow
@@ -141,10 +141,6 @@ def revoke(session: Session, key_id: str) -> Key:
         row.revoked_at = time.time()
         session.flush()
     return _key(row)
-
-
-def count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(KeyRow)) or 0
 
 
 def _is_mine(session: Session, key: Key) -> bool:
