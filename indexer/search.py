@@ -209,7 +209,7 @@ class HybridRetriever:
             with step("search"):
                 found = self._search(session, collection, view, question, queries, allowed)
             fused = _fuse(found, bool(question.pictures))
-            best = list(fused)
+            best = _with_leaders(list(fused), found, question)
             loaded = items.load(session, best[: question.k])
             if len(loaded) < question.k:  # some are gone since the segments' dead were read
                 loaded |= items.load(session, best[question.k : 2 * question.k + 20])
@@ -439,6 +439,23 @@ def _fuse(found: Sequence[_Ranking], with_pictures: bool) -> dict[int, float]:
         for rank, key in enumerate(ranking.hits, 1):
             scores[key] = scores.get(key, 0.0) + weight / (RANK_CONSTANT + rank)
     return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _with_leaders(best: list[int], found: Sequence[_Ranking], question: Question) -> list[int]:
+    """Of a question in words, the first of a search is among the `question.k` best.
+
+    Else a part number that one item alone has may be outvoted by items that look alike: they are
+    found in the middle of both rankings, and it is first in one of them. Of four items one may be
+    such a leader (of three none: the third of all is worth more), that by words before others.
+    """
+    if question.pictures:
+        return best
+    by_words_first = sorted(found, key=lambda ranking: ranking.channel != "words")
+    firsts = [next(iter(ranking.hits)) for ranking in by_words_first if ranking.hits]
+    leaders = list(dict.fromkeys(firsts))[: question.k // 4]
+    others = [key for key in best if key not in leaders][: question.k - len(leaders)]
+    shown = {*leaders, *others}
+    return [key for key in best if key in shown] + [key for key in best if key not in shown]
 
 
 def _found_by(found: Sequence[_Ranking], key: int) -> dict[Channel, float]:

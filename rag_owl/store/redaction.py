@@ -21,6 +21,7 @@ from rag_owl.db import (
     JobRow,
     RevisionRow,
 )
+from rag_owl.store.jobs import MOST_ATTEMPTS
 
 BLACK = "█"
 REMOVED = "(deleted)"
@@ -66,7 +67,9 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
         )
         if any(document.origin.startswith(str(origin)) for origin in origins):
             job.parameters = {**job.parameters, "withdrawn": True}  # its files are not kept either
-    session.execute(delete(JobInputRow).where(JobInputRow.job_id.in_(done), JobInputRow.done))
+    # Those that are not stored because their readers died are read again when that is asked for.
+    stored = JobInputRow.done & (JobInputRow.attempts < MOST_ATTEMPTS)
+    session.execute(delete(JobInputRow).where(JobInputRow.job_id.in_(done), stored))
     for job in session.scalars(select(JobRow).where(of_it, JobRow.state == "done")):
         kept = dict(job.parameters)
         if "upload" in kept:
