@@ -378,6 +378,8 @@ def _quiet() -> None:
     logging.getLogger().setLevel(logging.WARNING)
     if not os.environ.get("RAG_OWL_DEBUG"):
         logging.getLogger("rag_owl").setLevel(logging.CRITICAL)
+        # Why an embedder cannot be used is said there alone: notes are read by strangers too.
+        logging.getLogger("rag_owl.indexer.search").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

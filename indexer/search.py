@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -44,6 +45,22 @@ PICTURE_BY_TEXT_WEIGHT = 0.9
 _FILTERS_KEPT = 32
 _COUNTS_HOLD = 60.0  # seconds
 _GONE_HOLDS = 60.0  # seconds; asking a hub that cannot be reached takes several each time
+
+
+class _EmbedderGone(ModelNotFound):
+    """Says no more than strangers may read: no folder, no file.
+
+    name: as generations have it, with its revision. damaged: it is here, its files are not whole.
+    """
+
+    def __init__(self, name: str, damaged: bool) -> None:
+        plain = Path(name.rpartition("@")[0] or name).name
+        super().__init__(
+            f"the files of the model {plain} are damaged"
+            if damaged
+            else f"{plain}, as it made the vectors, is not here"
+        )
+        self.damaged = damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +165,7 @@ class HybridRetriever:
         self._store = store
         self._blobs = blobs
         self._library = library
-        self._gone: dict[tuple[Channel, str], tuple[float, str]] = {}
+        self._gone: dict[tuple[Channel, str], tuple[float, bool]] = {}
         self._limits = limits
         self._gpu = gpu
         self._views: dict[int, _View] = {}
@@ -231,22 +248,24 @@ class HybridRetriever:
         by_text: NDArray[np.float32] | None = None
         by_picture: Sequence[NDArray[np.float32]] = ()
         floor = -1.0
-        gone: dict[Channel, ModelNotFound] = {}
+        gone: dict[Channel, _EmbedderGone] = {}
         with step("embed"):
             if text and wanted != ("words",):
                 try:
                     by_text = self._embed_text(generation, text)
-                except ModelNotFound as error:
+                except _EmbedderGone as error:
                     gone["text"] = error
             if "picture" in wanted:
                 try:
                     by_picture, floor = self._embed_pictures(generation, question, text)
-                except ModelNotFound as error:
+                except _EmbedderGone as error:
                     gone["picture"] = error
         found = _Queries(text, by_text, by_picture, floor, wanted)
         for channel, cause in gone.items():
             what = "Pictures were" if channel == "picture" else "Meanings were"
             again = f"`rag-owl reindex {name} --{channel}-embedder NAME` makes its vectors anew"
+            if cause.damaged:  # other vectors are no remedy for that
+                again = "its operator finds in the log which, and how to mend it"
             if (channel == "picture" and question.pictures) or not found.any:
                 raise ModelNotFound(f"{name} cannot be searched so: {cause}; {again}") from cause
             if channel in wanted:
@@ -271,15 +290,18 @@ class HybridRetriever:
         return self._unless_gone("picture", name, embed)
 
     def _unless_gone(self, channel: Channel, name: str, embed: Callable[[], T]) -> T:
-        """Raises `ModelNotFound`, at once where the embedder was not there a moment ago."""
-        since, reason = self._gone.get((channel, name), (-math.inf, ""))
+        """Raises `_EmbedderGone`, at once where the embedder could not be used a moment ago."""
+        since, damaged = self._gone.get((channel, name), (-math.inf, False))
         if time.monotonic() - since < _GONE_HOLDS:
-            raise ModelNotFound(reason)
+            raise _EmbedderGone(name, damaged)
         try:
             return embed()
         except (ModelNotFound, InvalidCheckpoint) as error:
-            self._gone[channel, name] = (time.monotonic(), str(error))
-            raise ModelNotFound(str(error)) from error
+            # The cause may name files and folders of this machine: it is the operator's alone.
+            log.error("the %s embedder %s cannot be used: %s", channel, name, error)
+            damaged = isinstance(error, InvalidCheckpoint)
+            self._gone[channel, name] = (time.monotonic(), damaged)
+            raise _EmbedderGone(name, damaged) from error
 
     def _search(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from rag_owl import RagOwl, db
 from rag_owl.errors import Conflict, InvalidInput, ModelError, ModelNotFound, NotFound
 from rag_owl.indexer.embed import HashingEmbedder
+from rag_owl.model.nano import NanoPictureEmbedder, weights
 from rag_owl.store import collections, generations, segments
 from rag_owl.types import Job
 from tests.consistency import problems
@@ -361,7 +363,9 @@ def test_without_its_picture_embedder_a_collection_still_answers_words(
 ) -> None:
     owl.ingest("c", [files])
     lose(owl, picture_embedder="owl-nano-eyes@00000000-50")
-    remedy = r"00000000-50 is not here.*`rag-owl reindex c --picture-embedder NAME`"
+    remedy = (
+        r"owl-nano-eyes, as it made .* is not here.*`rag-owl reindex c --picture-embedder NAME`"
+    )
     notes: list[str] = []
     hits = owl.search("c", "owl", on_note=notes.append)
     assert hits[0].item.document_name == "owl.txt"
@@ -397,17 +401,45 @@ def test_without_its_picture_embedder_a_collection_still_answers_words(
     assert kept.state == "kept"
 
 
+def test_a_damaged_embedder_is_named_without_its_files_and_the_log_has_them(
+    owl: RagOwl,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    owl.ingest("c", [files])
+    lose(owl, picture_embedder="owl-nano-eyes@12345678-50")
+    damaged = tmp_path / "secret-place"
+    shutil.copytree(weights.FOLDER, damaged)
+    (damaged / "eyes.safetensors").write_bytes(b"no tensors")
+    load = NanoPictureEmbedder.load.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(load, "__defaults__", (damaged,))
+    told: list[str] = []
+    assert owl.search("c", "owl", on_note=told.append)[0].item.document_name == "owl.txt"
+    with pytest.raises(ModelNotFound) as refused:
+        owl.search("c", "", images=[files / "p1.jpg"])
+    for message in (*told, str(refused.value)):
+        assert "the files of the model owl-nano-eyes are damaged" in message
+        assert "the log" in message
+        for hidden in ("secret-place", "sha256", "reindex"):
+            assert hidden not in message
+    (logged,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert str(damaged / "eyes.safetensors") in logged.getMessage()
+
+
 def test_without_its_text_embedder_a_collection_still_answers_by_words_and_pictures(
     owl: RagOwl, files: Path
 ) -> None:
     owl.ingest("c", [files])
     lose(owl, text_embedder="/nowhere/minilm@0123456789ab")
-    remedy = r"/nowhere/minilm.*`rag-owl reindex c --text-embedder NAME`"
+    remedy = r"minilm, as it made .* is not here.*`rag-owl reindex c --text-embedder NAME`"
     notes: list[str] = []
     hits = owl.search("c", "owl sleeps", on_note=notes.append)
     assert hits[0].item.document_name == "owl.txt"
     assert "text" not in hits[0].channels
     assert re.search(rf"^Meanings were not searched: .*{remedy}", notes[0])
+    assert "nowhere" not in notes[0]  # folders are the operator's alone
     answer = owl.ask("c", "Where does the owl sleep?")
     assert answer.notes == tuple(notes)
     assert answer.citations[0].document_name == "owl.txt"
