@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rag_owl import db
@@ -284,34 +286,53 @@ def _media_of(wanted: Ask, settings: Settings) -> tuple[Ask, list[bytes], bytes 
 
 
 async def _read_form(request: Request, settings: Settings) -> tuple[Ask, list[bytes], bytes | None]:
+    try:
+        # A part that is text is held in memory: the parser stops where it becomes too large.
+        form = await request.form(
+            max_files=settings.question_pictures + 2,
+            max_fields=2,
+            max_part_size=settings.max_request_bytes,
+        )
+    except HTTPException as error:
+        raise _too_large(settings) if "maximum size" in error.detail else error from None
+    try:
+        return await _of_form(form, settings)
+    finally:
+        await form.close()
+
+
+def _too_large(settings: Settings) -> Problem:
+    most = settings.max_request_bytes
+    return Problem(413, f"request: larger than the limit of {most:,} bytes", "request")
+
+
+async def _of_form(form: FormData, settings: Settings) -> tuple[Ask, list[bytes], bytes | None]:
     most = settings.question_pictures
-    async with request.form(max_files=most + 2, max_fields=2) as form:
-        for name in form:
-            if name not in ("request", "images", "video"):
-                raise Problem(
-                    422, f"{name[:100]}: unknown part; send `request`, `images`, `video`", name
-                )
-        described = form.getlist("request")
-        if len(described) != 1:
-            raise Problem(422, "request: give one part with the question as JSON", "request")
-        given = described[0]  # a browser's Blob comes as a file
-        if not isinstance(given, str) and (given.size or 0) > settings.max_request_bytes:
-            most_bytes = settings.max_request_bytes
-            raise Problem(413, f"request: larger than the limit of {most_bytes:,} bytes", "request")
-        text = given.encode("utf-8", "replace") if isinstance(given, str) else await given.read()
-        wanted = parse(Ask, text)
-        files = form.getlist("images")
-        if len(files) + len(wanted.images) > most:
-            raise Problem(422, f"images: at most {most} at once", "images")
-        images = []
-        for at, file in enumerate(files):
-            if isinstance(file, str):
-                raise Problem(422, f"images.{at}: send a file", f"images.{at}")
-            images.append(await file.read())
-        films = form.getlist("video")
-        if len(films) > 1 or any(isinstance(film, str) for film in films):
-            raise Problem(422, "video: send one file", "video")
-        video = await films[0].read() if films and not isinstance(films[0], str) else None
+    for name in form:
+        if name not in ("request", "images", "video"):
+            raise Problem(
+                422, f"{name[:100]}: unknown part; send `request`, `images`, `video`", name
+            )
+    described = form.getlist("request")
+    if len(described) != 1:
+        raise Problem(422, "request: give one part with the question as JSON", "request")
+    given = described[0]  # a browser's Blob comes as a file
+    if not isinstance(given, str) and (given.size or 0) > settings.max_request_bytes:
+        raise _too_large(settings)
+    text = given.encode("utf-8", "replace") if isinstance(given, str) else await given.read()
+    wanted = parse(Ask, text)
+    files = form.getlist("images")
+    if len(files) + len(wanted.images) > most:
+        raise Problem(422, f"images: at most {most} at once", "images")
+    images = []
+    for at, file in enumerate(files):
+        if isinstance(file, str):
+            raise Problem(422, f"images.{at}: send a file", f"images.{at}")
+        images.append(await file.read())
+    films = form.getlist("video")
+    if len(films) > 1 or any(isinstance(film, str) for film in films):
+        raise Problem(422, "video: send one file", "video")
+    video = await films[0].read() if films and not isinstance(films[0], str) else None
     wanted, inline, inline_video = await run_in_threadpool(_media_of, wanted, settings)
     if video is not None and inline_video is not None:
         raise Problem(422, "video: given twice", "video")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from rag_owl.model.nano import weights
 from tests.service import make_key, png, problem, running, upload
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor", "model": "sentences"}
+JSON = {"Content-Type": "application/json"}
 
 
 def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
@@ -28,13 +30,26 @@ def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
         problem(client.post("/v1/answers", **large), 401, "Authorization")
         problem(client.post("/v1/collections/c/documents", **large), 401, "Authorization")
     with running(tmp_path / "open", max_request_bytes=1024, **LIGHT) as client:
-        body = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + b"x" * 5_000
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n' + b"x" * 5_000
+        )
         headers = {"Content-Type": "Multipart/Form-Data; boundary=b"}
         assert client.post("/v1/answers", content=body, headers=headers).status_code != 413
         wordy = {
             "request": ("request", b'{"question": "' + b"x" * 5_000 + b'"}', "application/json")
         }
         problem(client.post("/v1/answers", files=wordy), 413, "request")
+        for length in (1_100, 5_000, 2_000_000):  # as text and as JSON it is as large
+            told = json.dumps({"collection": "c", "question": "x" * length})
+            text: Any = {"request": (None, told)}
+            problem(client.post("/v1/answers", files=text), 413, "request")
+            sent = client.post("/v1/answers", content=told, headers=JSON)
+            problem(sent, 413, "body")
+    with running(tmp_path / "wide", max_request_bytes=3 * 2**20, **LIGHT) as client:
+        told = json.dumps({"collection": "c", "question": "x", "images": ["y" * 2 * 2**20]})
+        form: Any = {"request": (None, told)}  # past the parser's own limit of 1 MiB
+        problem(client.post("/v1/answers", files=form), 422, "images.0")
+        problem(client.post("/v1/answers", content=told, headers=JSON), 422, "images.0")
 
 
 def test_a_page_elsewhere_reads_why_it_was_refused(tmp_path: Path) -> None:
