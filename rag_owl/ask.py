@@ -133,7 +133,8 @@ def _retrieve(question: Question, parts: Parts, on_note: Callable[[str], None]) 
     """Without the excluded items; a follow-up is shown what the turn before it cited as well."""
     excluded = set(question.exclude_items)
     found = parts.retriever.retrieve(replace(question, k=question.k + len(excluded)), on_note)
-    found = [hit for hit in found if hit.item.id not in excluded][: question.k]
+    found = [hit for hit in found if hit.item.id not in excluded]
+    found = _first(found, question.k, question)
     if not conversation.is_follow_up(question) or question.filters:
         return found  # what was cited need not satisfy the filters
     have = {hit.item.id for hit in found} | excluded
@@ -142,7 +143,16 @@ def _retrieve(question: Question, parts: Parts, on_note: Callable[[str], None]) 
         key = collections.get(session, question.collection).key
         kept = items.by_id(session, key, cited, current=True)
     more = [Retrieved(kept[name], 0.0) for name in cited if name in kept]
-    return [*found[: question.k - len(more)], *more]
+    return [*_first(found, question.k - len(more), question), *more]
+
+
+def _first(found: list[Retrieved], count: int, question: Question) -> list[Retrieved]:
+    """So many, with the one that words found best: it stands last where all others outvote it."""
+    kept = found[:count]
+    if question.pictures or count < 4 or len(found) <= count:
+        return kept
+    best = max(found, key=lambda hit: hit.similarities.get("words", 0.0))
+    return kept if best in kept else [*kept[:-1], best]
 
 
 def check(question: Question, needs_text: bool = True) -> None:

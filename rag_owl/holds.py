@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 from rag_owl.errors import DataFolderBusy, DataFolderError
 
 _ADVISORY = 7_236_453
+LOOKS_EVERY = 0.2  # seconds; who removes file after file rests longer between them
 _PATIENCE = 600.0  # seconds that a backup waits for another, or for files to be removed
 
 
@@ -35,9 +36,12 @@ def keeping_files(
                 yield
                 return
         if time.monotonic() > until:
-            raise DataFolderBusy("another backup of this data is being made; wait until it is done")
+            raise DataFolderBusy(
+                "another backup of this data is being made, or deleted files are being removed; "
+                "wait until that is done"
+            )
         look()
-        time.sleep(0.2)
+        time.sleep(LOOKS_EVERY)
 
 
 @contextmanager

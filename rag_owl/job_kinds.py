@@ -24,18 +24,21 @@ collection, the other lanes' jobs of one collection one after the other.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rag_owl import db
-from rag_owl.errors import UnreadableMedia
+from rag_owl.errors import DataFolderError, UnreadableMedia
 from rag_owl.store import jobs
 from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
+
+log = logging.getLogger(__name__)
 
 Lane: TypeAlias = Literal["ingest", "upkeep", "delete", "backup"]
 LANES: tuple[Lane, ...] = ("ingest", "upkeep", "delete", "backup")
@@ -121,8 +124,12 @@ def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     said = [0, 0]
 
     def watch(found: int, done: int) -> bool:
-        with db.writing(owl.engine) as session:
-            stop = jobs.advance(session, claim, found=found - said[0], done=done - said[1])
+        try:
+            with db.writing(owl.engine) as session:
+                stop = jobs.advance(session, claim, found=found - said[0], done=done - said[1])
+        except DataFolderError as error:  # locked: the copying need not wait for that
+            log.warning("a backup's progress is not told: %s", error)
+            return stopping()
         said[:] = found, done
         return stop or stopping()
 

@@ -348,7 +348,8 @@ def prepare_queue(engine: Engine) -> None:
     What was in them is deferred again by the next sweep. Tables of a newer version stay.
     """
     wanted = SchemaManager.get_schema()
-    mark = f"{procrastinate_version} {hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
+    made_for = f"{wanted}{LANES}"  # tasks of a lane that is no more would be fetched by nobody
+    mark = f"{procrastinate_version} {hashlib.sha256(made_for.encode()).hexdigest()[:16]}"
     # From the tables themselves: what functions look up may be what this connection saw before it
     # waited for the lock.
     ask = text(

@@ -265,8 +265,8 @@ def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) 
                     jobs.advance(session, claim, found=now, done=now)  # files
         if stopping():
             return False
-        if not may:  # a backup copies files
-            time.sleep(_PAUSE)
+        # A backup copies files, or may wait for its turn: it looks as often as `holds` says.
+        time.sleep(2 * holds.LOOKS_EVERY if may else _PAUSE)
 
 
 def _remove(cleaner: Cleaner, key: str) -> None:
@@ -282,6 +282,35 @@ def forget_caches(folder: Path, key: str) -> None:
                 path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
+_FORGET = (
+    "PRAGMA secure_delete=ON",
+    "INSERT INTO item_words (item_words) VALUES ('optimize')",
+    "VACUUM",
+)
+
+
+def _alone(engine: Engine, *statements: str) -> tuple[int, ...] | None:
+    """The last one's first row, () without one; None: somebody else holds the file.
+
+    Raises `DataFolderError` for a full disk.
+    """
+    try:
+        with closing(
+            sqlite3.connect(str(engine.url.database), timeout=_LOCKED, isolation_level=None)
+        ) as connection:
+            found: tuple[int, ...] | None = None
+            for statement in statements:
+                found = connection.execute(statement).fetchone()
+            return found or ()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise DataFolderError(
+                f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make "
+                "space for a second copy of the database, then retry the job"
+            ) from error
+        return None
+
+
 def scrub(engine: Engine, stopping: Callable[[], bool] = lambda: False) -> bool:
     """Leave no byte of deleted rows in an SQLite file; False: asked to stop.
 
@@ -295,27 +324,15 @@ def scrub(engine: Engine, stopping: Callable[[], bool] = lambda: False) -> bool:
     until = time.monotonic() + _PATIENCE
     vacuumed = False
     while not stopping():
-        try:
-            with closing(
-                sqlite3.connect(str(engine.url.database), timeout=_LOCKED, isolation_level=None)
-            ) as connection:
-                if not vacuumed:
-                    connection.execute("PRAGMA secure_delete=ON")
-                    connection.execute("INSERT INTO item_words (item_words) VALUES ('optimize')")
-                    connection.execute("VACUUM")
-                    vacuumed = True
-                # It is empty but for somebody who reads an old state.
-                if not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                    return True
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise DataFolderError(
-                    f"deleted rows cannot be cleaned out of {engine.url.database}: {error}; make "
-                    "space for a second copy of the database, then retry the job"
-                ) from error
         with holds.removing_files(engine) as may:
             if not may:  # a backup reads the state of its beginning, for as long as it takes
                 until = time.monotonic() + _PATIENCE
+            else:
+                vacuumed = vacuumed or _alone(engine, *_FORGET) is not None
+                # The log is empty then, but for somebody who reads an old state.
+                log = _alone(engine, "PRAGMA wal_checkpoint(TRUNCATE)") if vacuumed else None
+                if log is not None and not log[0]:
+                    return True
         if time.monotonic() > until:
             raise DataFolderBusy(
                 f"what was deleted is still in {engine.url.database} or in its log, because "

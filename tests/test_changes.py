@@ -138,15 +138,31 @@ def test_a_long_revision_keeps_its_vectors_through_merges(
     assert "bat89" in (owl.search("c", "bat89")[0].item.text or "")
 
 
+def rest_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Batches are small, and until the event is set nothing is stored after the first ones."""
+    go_on = threading.Event()
+    flush = pipeline.Ingest._flush
+
+    def flush_and_rest(ingest: pipeline.Ingest) -> bool:
+        stored = flush(ingest)
+        go_on.wait(2)
+        return stored
+
+    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 64)
+    monkeypatch.setattr(pipeline.Ingest, "_flush", flush_and_rest)
+    return go_on
+
+
 def test_what_is_deleted_while_it_is_ingested_stays_deleted(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 64)
+    go_on = rest_after_each_batch(monkeypatch)
     write(files, long=long_text("owl", 1_500))
     job_id = owl.ingest("c", [files], wait=False).id
     while not (begun := list(owl.documents("c"))):
         time.sleep(0.01)
     owl.delete_document("c", begun[0].id)
+    go_on.set()
     job = owl.wait_for_job(job_id)
     assert_sound(owl, job)
     assert "deleted while" in job.skipped[0].reason
@@ -158,14 +174,15 @@ def test_what_is_deleted_while_it_is_ingested_stays_deleted(
 def test_a_half_read_revision_is_not_finished_under_another_name(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 64)
     write(files, a="a short text")
     owl.ingest("c", [files])
+    go_on = rest_after_each_batch(monkeypatch)
     write(files, a=long_text("owl", 1_500))
     job_id = owl.ingest("c", [files], wait=False).id
     while owl.job(job_id).items == 0:
         time.sleep(0.01)
     owl.cancel_job(job_id)
+    go_on.set()
     assert owl.wait_for_job(job_id).state == "cancelled"
     assert contents(owl) == {"a.txt": "a short text"}
     write(files, a="a short text", b=long_text("owl", 1_500))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from rag_owl import RagOwl, db, uploads
+from rag_owl.errors import Conflict
 from rag_owl.indexer import pipeline
 from rag_owl.store import collections, job_inputs, jobs
 from tests.consistency import problems
@@ -226,3 +227,21 @@ def test_files_that_nothing_refers_to_are_removed(tmp_path: Path, files: Path) -
         assert owl.remove_orphans() == 0
         assert owl.search("c", "moon", images=[noise_jpeg(90, 40)])
     assert problems(data) == []
+
+
+def test_an_upload_of_which_something_was_deleted_is_not_read_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with RagOwl.open(data, text_embedder="hashing", picture_embedder="descriptor") as owl:
+        with uploads.Upload(data) as upload:
+            upload.begin("a.txt")
+            upload.write(b"The text of a.")
+            upload.end()
+            upload.keep()
+        with db.writing(owl.engine) as session:
+            key = collections.get_or_create(session, "c").key
+            asked = {**uploads.parameters(upload, {}), "withdrawn": True}
+            job_id, _ = jobs.create(session, key, "ingest", asked)
+            jobs.request_cancel(session, job_id)
+        owl.wait_for_job(job_id)
+        with pytest.raises(Conflict, match="upload again"):
+            owl.retry_job(job_id)

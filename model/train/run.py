@@ -77,7 +77,8 @@ class Plan:
     def fate(self) -> dict[str, Any]:
         """What the result depends on."""
         free = ("save_every", "log_every", "evaluate_every", "device", "checkpointing", "asked")
-        return {k: v for k, v in asdict(self).items() if k not in (*free, "keep_features", "shard")}
+        fate = {k: v for k, v in asdict(self).items() if k not in (*free, "keep_features", "shard")}
+        return fate | ({"shard": True} if self.shard else {})  # its checkpoints are of another kind
 
 
 class Rows(Dataset[Row]):

@@ -420,10 +420,21 @@ def retry(session: Session, job_id: str) -> str:
         return create(session, row.collection_key, row.kind, row.parameters, row.key_id)[0]
     if "upload" in row.parameters and (row.finished_at or 0) < time.time() - UPLOAD_KEPT:
         raise Conflict(f"job {job_id} ended long ago, its files are not kept; upload them again")
+    if row.parameters.get("withdrawn"):
+        raise Conflict(
+            f"something that job {job_id} has stored was deleted since, and its files with it; "
+            "upload again what it skipped"
+        )
     row.state, row.error, row.finished_at = "queued", None, None
     row.cancel_requested, row.interruptions = False, 0
     again = deadly(session, job_id)
     row.skipped -= len(again)
+    # Of what was stored in part, the rest was counted as found when it was given up.
+    row.found -= session.scalar(
+        select(func.count()).where(
+            JobInputRow.job_id == job_id, JobInputRow.name.in_(again), JobInputRow.next_row != 0
+        )
+    ) or 0  # fmt: skip
     session.execute(
         delete(SkippedRow).where(SkippedRow.job_id == job_id, SkippedRow.reason == DEADLY)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, or_, select
+from sqlalchemy import Text, cast, delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from rag_owl.db import (
@@ -20,8 +20,9 @@ from rag_owl.db import (
     JobInputRow,
     JobRow,
     RevisionRow,
+    SkippedRow,
 )
-from rag_owl.store.jobs import MOST_ATTEMPTS
+from rag_owl.store.jobs import DEADLY
 
 BLACK = "█"
 REMOVED = "(deleted)"
@@ -68,8 +69,14 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
         if any(document.origin.startswith(str(origin)) for origin in origins):
             job.parameters = {**job.parameters, "withdrawn": True}  # its files are not kept either
     # Those that are not stored because their readers died are read again when that is asked for.
-    stored = JobInputRow.done & (JobInputRow.attempts < MOST_ATTEMPTS)
-    session.execute(delete(JobInputRow).where(JobInputRow.job_id.in_(done), stored))
+    given_up = exists().where(
+        SkippedRow.job_id == JobInputRow.job_id,
+        SkippedRow.name == JobInputRow.name,
+        SkippedRow.reason == DEADLY,
+    )
+    session.execute(
+        delete(JobInputRow).where(JobInputRow.job_id.in_(done), JobInputRow.done, ~given_up)
+    )
     for job in session.scalars(select(JobRow).where(of_it, JobRow.state == "done")):
         kept = dict(job.parameters)
         if "upload" in kept:
