@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -27,17 +28,26 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from rag_owl import __version__
-from rag_owl.api import answering, auth, data_urls, errors, show, wire
+from rag_owl.api import answering, auth, data_urls, errors, logs, show, wire
 from rag_owl.api.auth import Caller
 from rag_owl.api.errors import Problem
 from rag_owl.api.state import State
 from rag_owl.ask import LONGEST_QUESTION, MOST_TOKENS
 from rag_owl.client import RagOwl
-from rag_owl.errors import CorruptData, NotFound, RagOwlError, UnreadableMedia
+from rag_owl.errors import (
+    Busy,
+    CorruptData,
+    DataFolderBusy,
+    NotFound,
+    RagOwlError,
+    UnreadableMedia,
+)
 from rag_owl.lane import Lane, Ticket
 from rag_owl.media import decode_picture
 from rag_owl.settings import MOST_ITEMS, Settings
 from rag_owl.types import Answer, Item, Verify
+
+log = logs.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -72,6 +82,7 @@ class Backend:
     lane_of: Callable[[str | None], Lane]
     searching: Lane
     key_id: str | None = None
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # by which the log has it
 
 
 async def _on(lane: Lane, work: Callable[[Ticket[T]], T]) -> T:
@@ -93,7 +104,11 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
     @server.tool(annotations=reads)
     async def collections(context: Context) -> CallToolResult:
         """List the collections: name, how many documents and items."""
-        found = await _told(backend(context).owl.collections)
+        using = backend(context)
+        try:
+            found = await anyio.to_thread.run_sync(using.owl.collections)
+        except (RagOwlError, Problem) as error:
+            raise _refusal(error, using.request_id) from error
         lines = [f"{each.name}: {each.documents} documents, {each.items} items" for each in found]
         return _result(
             "\n".join(lines) or "There are no collections.",
@@ -129,7 +144,7 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
         try:
             return await _on(using.searching, run)
         except (RagOwlError, Problem) as error:
-            raise ToolError(errors.problem_of(error).detail) from error
+            raise _refusal(error, using.request_id) from error
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     async def ask(
@@ -189,17 +204,17 @@ def build(backend: Callable[[Context], Backend]) -> MCPServer:
         try:
             return await run()
         except (RagOwlError, Problem) as error:
-            raise ToolError(errors.problem_of(error).detail) from error
+            raise _refusal(error, using.request_id) from error
 
     return server
 
 
-async def _told(work: Callable[[], T]) -> T:
-    """The work's result, made in a thread; its failures as the model may read them."""
-    try:
-        return await anyio.to_thread.run_sync(work)
-    except (RagOwlError, Problem) as error:
-        raise ToolError(errors.problem_of(error).detail) from error
+def _refusal(error: Exception, request_id: str) -> ToolError:
+    """The failure as the model may read it; what an operator must mend is written to the log."""
+    found = errors.problem_of(error, request_id)
+    if found.status >= 500 and not isinstance(error, Busy | DataFolderBusy):
+        log.error("a tool failed", error=str(error), request_id=request_id)
+    return ToolError(found.detail)
 
 
 def _pictures(using: Backend, images: Sequence[str] | None) -> list[bytes]:
@@ -262,6 +277,7 @@ def _of_request(context: Context) -> Backend:
         partial(answering.lane_of, state),
         state.searching,
         caller.key_id,
+        request.state.request_id,
     )
 
 
@@ -347,5 +363,5 @@ def serve_stdio(settings: Settings) -> None:
         def lane_of(model: str | None) -> Lane:
             return remote if (model or settings.model) in settings.remote_models else lane
 
-        using = Backend(owl, settings, lane_of, searching)
-        build(lambda _: using).run("stdio")
+        logs.configure(settings.log_format)  # to standard error, which hosts keep
+        build(lambda _: Backend(owl, settings, lane_of, searching)).run("stdio")

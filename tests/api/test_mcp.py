@@ -7,6 +7,8 @@ import base64
 import io
 import json
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +24,10 @@ from mcp_types import CallToolResult, ImageContent, TextContent
 from PIL import Image
 
 from rag_owl import RagOwl
+from rag_owl.model.nano import weights
 from tests.browser import serve
 from tests.model_server import KEY, MODEL, ModelServer, Send
-from tests.service import PATIENCE, bearer, make_key, png, problem
+from tests.service import PATIENCE, bearer, make_key, png, problem, running
 
 PLAIN: dict[str, Any] = {"model": "sentences", "picture_embedder": "descriptor"}
 WEIGHT = "How much does the elf owl weigh?"
@@ -280,3 +283,22 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+@ON_SQLITE
+def test_what_an_operator_must_mend_is_in_the_log_under_the_id_that_is_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = tmp_path / "secret-place"
+    shutil.copytree(weights.FOLDER, damaged)
+    (damaged / "reader.safetensors").write_bytes(b"no tensors")
+    call = {"name": "ask", "arguments": {"collection": "owls", "question": WEIGHT}}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    headers = {"Accept": "application/json, text/event-stream"}
+    with running(data, **{**PLAIN, "model": str(damaged)}) as client:
+        told = client.post("/mcp", json=asked, headers=headers).text
+    assert "secret-place" not in told
+    found = re.search(r"in the log under request ([0-9a-f]{32})", told)
+    assert found is not None
+    logged = [each.getMessage() for each in caplog.records if each.name == "rag_owl.api.mcp"]
+    assert any(found[1] in line and "secret-place" in line for line in logged)
