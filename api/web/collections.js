@@ -143,8 +143,10 @@ async function one(main, name) {
     ),
   );
   const zone = dropzone(name, () => refresh().catch(show));
+  let left = false;
   let leave = () => zone.leave();
   const gone = (job) => {
+    if (left) return; // another view is shown by now: it stays
     zone.leave();
     leave = deleted(main, name, job);
   };
@@ -170,7 +172,10 @@ async function one(main, name) {
     ),
   );
   await load();
-  return () => leave();
+  return () => {
+    left = true;
+    leave();
+  };
 }
 
 /** An embedder's name without its revision. */

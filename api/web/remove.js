@@ -118,6 +118,8 @@ export function deleted(main, name, job) {
 
 /** The address is that of the list already: following the link would change nothing. */
 function back(event) {
+  // In another tab or window it is a link as any other.
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
   dispatchEvent(new HashChangeEvent("hashchange"));
 }

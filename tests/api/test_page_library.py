@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from rag_owl import RagOwl
 from tests.browser import Watched, drop, serve
@@ -114,6 +114,33 @@ def test_a_collection_is_deleted_once_its_name_was_confirmed(page: Page, site: s
     expect(page.locator(".collection", has_text="unwanted")).to_have_count(0)
     page.reload()
     expect(page.get_by_role("heading", name="Collections")).to_be_visible()
+
+
+def test_who_leaves_while_a_collection_is_deleted_keeps_the_next_view(
+    page: Page, site: str
+) -> None:
+    send(site, "left", {"one.txt": b"An owl."})
+    page.goto(f"{site}/#/collections/left")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "DELETE":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/collections/left", hold)
+    page.get_by_role("button", name="Delete this collection").click()
+    with page.expect_request(lambda request: request.method == "DELETE"):
+        page.get_by_role("button", name="Delete 1 document").click()
+    page.evaluate("location.hash = '#/jobs'")
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    with page.expect_response(lambda response: response.request.method == "DELETE"):
+        held[0].continue_()
+    page.wait_for_timeout(300)  # for what may not happen
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="left is deleted")).to_have_count(0)
+    assert page.url.endswith("#/jobs")
 
 
 def test_a_collection_that_is_gone_already_says_so(page: Page, site: str) -> None:
