@@ -32,5 +32,5 @@ async def receive(request: Request, upload: Upload, state: State) -> dict[str, A
     if not settings.allow_url_ingest:
         raise Problem(403, "url: this service takes no documents by URL; upload the file", "url")
     most, seconds = settings.url_bytes, settings.url_seconds
-    await to_thread.run_sync(fetch, wanted.url, upload, most, seconds, limiter=state.slow)
+    await to_thread.run_sync(fetch, wanted.url, upload, most, seconds, limiter=state.fetching)
     return wanted.metadata

@@ -32,8 +32,9 @@ class State:
     ready: bool = False  # models are loaded
     trouble: str = ""  # why they are not
     # Threads beside those of all other requests, which must not wait for what takes long: small
-    # pictures of large ones, documents by their URL.
-    slow: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SLOW_AT_ONCE))
+    # pictures of large ones, documents by their URL. Neither of them waits for the other.
+    drawing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SLOW_AT_ONCE))
+    fetching: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_SLOW_AT_ONCE))
     # Whether the database can be reached is found out also while all threads are busy.
     looking: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 

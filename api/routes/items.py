@@ -94,7 +94,7 @@ async def get_thumbnail(
         path, etag = state.thumbnails.of(_picture(owl.item(name, item_id)), size)
         return files.send(request, path, etag, "image/jpeg")
 
-    return await to_thread.run_sync(make, limiter=state.slow)
+    return await to_thread.run_sync(make, limiter=state.drawing)
 
 
 @router.head("/{item_id}/page", include_in_schema=False)

@@ -80,7 +80,7 @@ def test_large_pictures_made_small_keep_nobody_else_waiting(tmp_path: Path) -> N
             making.acquire()
         try:
             waiting = [many.submit(client.get, where) for _ in range(50)]
-            while client.app.state.rag_owl.slow.available_tokens:  # type: ignore[attr-defined]
+            while client.app.state.rag_owl.drawing.available_tokens:  # type: ignore[attr-defined]
                 time.sleep(0.01)
             assert many.submit(client.get, "/v1/collections/c").result(60).status_code == 200
             ready = many.submit(client.get, "/readyz").result(60).json()
@@ -90,6 +90,30 @@ def test_large_pictures_made_small_keep_nobody_else_waiting(tmp_path: Path) -> N
             for _ in range(2):
                 making.release()
         assert [each.result(60).status_code for each in waiting] == [200] * 50
+
+
+def test_documents_fetched_by_url_keep_no_small_picture_waiting(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**LIGHT, "allow_url_ingest": True}
+    with running(tmp_path, **settings) as client, ThreadPoolExecutor(1) as other:
+        upload(client, "c", {"red.png": png()})
+        (item,) = client.get("/v1/collections/c/items").json()["data"]
+        fetching = client.app.state.rag_owl.fetching  # type: ignore[attr-defined]
+        assert client.portal is not None
+        others = list(range(int(fetching.total_tokens)))  # as many as may be under way
+        for one in others:
+            client.portal.call(fetching.acquire_on_behalf_of_nowait, one)
+        try:
+            url = {"url": "http://127.0.0.1:1/a.pdf"}
+            waiting = other.submit(client.post, "/v1/collections/c/documents", json=url)
+            while not fetching.statistics().tasks_waiting:
+                time.sleep(0.01)
+            small = client.get(f"/v1/collections/c/items/{item['id']}/thumbnail")
+            assert small.status_code == 200
+            assert not waiting.done()
+        finally:
+            for one in others:
+                client.portal.call(fetching.release_on_behalf_of, one)
+        assert waiting.result(60).status_code == 422
 
 
 @pytest.fixture
