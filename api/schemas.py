@@ -202,7 +202,9 @@ class Job(BaseModel):
     id: str
     kind: str = Field(examples=["ingest"])
     collection: str | None = Field(
-        examples=["flags"], description="`null`: it is of the whole installation."
+        examples=["flags"],
+        description="`null`: it is of the whole installation. Of the job that removes a deleted "
+        "collection: the name it had. Of other jobs of a collection that is being deleted: empty.",
     )
     state: JobState
     found: int
