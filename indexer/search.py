@@ -183,12 +183,17 @@ class HybridRetriever:
         picture that cannot be read, `ModelNotFound` where an embedder is gone and the question
         holds pictures, or no other search is left.
         """
+        notes: list[str] = []
         try:
-            return self._retrieve(question, on_note)
+            found = self._retrieve(question, notes.append)
         except CorruptData:
             # A merge may have replaced a segment between our reading its row and opening its file.
             self._views.clear()
-            return self._retrieve(question, on_note)
+            notes.clear()
+            found = self._retrieve(question, notes.append)
+        for note in notes:
+            on_note(note)
+        return found
 
     def pinned(self, name: str, generation: Generation) -> Callable[[Question], list[Retrieved]]:
         """As `retrieve`, of one collection, from a generation that need not be live, as it is now.
