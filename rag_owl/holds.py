@@ -52,6 +52,18 @@ def removing_files(engine: Engine) -> Iterator[bool]:
 
 
 @contextmanager
+def soon_removing_files(engine: Engine, seconds: float = 2.0) -> Iterator[bool]:
+    """As `removing_files`, where another who removes files is waited for so long."""
+    until = time.monotonic() + seconds
+    while True:
+        with _held(engine) as mine:
+            if mine or time.monotonic() > until:
+                yield mine
+                return
+        time.sleep(LOOKS_EVERY)
+
+
+@contextmanager
 def _held(engine: Engine) -> Iterator[bool]:
     """Whether the lock is ours within the block."""
     if engine.dialect.name != "postgresql":

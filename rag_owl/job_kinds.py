@@ -65,9 +65,11 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
                 f"{deadly[0]}{f' and {len(deadly) - 1} more' if len(deadly) > 1 else ''}: "
                 f"{jobs.DEADLY}. All else is in; retry the job to have it read again"
             )
-    if finished:
-        with holds.removing_files(owl.engine) as may:
-            if may:  # else a backup copies it; it goes when uploads are swept
+    if finished and "upload" in claim.parameters:
+        # While deleted files are removed, that is over in a moment; while a backup copies, the
+        # upload stays and goes when uploads are swept.
+        with holds.soon_removing_files(owl.engine) as may:
+            if may:
                 uploads.remove(owl.folder, claim.parameters, owl.storage.objects)
     return finished
 
