@@ -65,7 +65,6 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
                 f"{deadly[0]}{f' and {len(deadly) - 1} more' if len(deadly) > 1 else ''}: "
                 f"{jobs.DEADLY}. All else is in; retry the job to have it read again"
             )
-    if finished and "upload" in claim.parameters:
         # While deleted files are removed, that is over in a moment; while a backup copies, the
         # upload stays and goes when uploads are swept.
         with holds.soon_removing_files(owl.engine) as may:
@@ -112,7 +111,6 @@ def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
 
 def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Everything into one file of the folder `backup_folder`, named by the job. Counts files."""
-    from rag_owl import db
     from rag_owl.backup import Stopped
     from rag_owl.errors import InvalidInput
 
