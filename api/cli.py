@@ -379,7 +379,7 @@ def _quiet() -> None:
     if not os.environ.get("RAG_OWL_DEBUG"):
         logging.getLogger("rag_owl").setLevel(logging.CRITICAL)
         # Why an embedder cannot be used is said there alone: notes are read by strangers too.
-        logging.getLogger("rag_owl.indexer.search").setLevel(logging.ERROR)
+        logging.getLogger("rag_owl.indexer.queries").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
 from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.merge import merge_segments_of, remove_retired
-from rag_owl.indexer.search import Embedders
+from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from rag_owl import db, media
 from rag_owl.errors import CorruptData
 from rag_owl.indexer.batch import text_of, write_vectors
-from rag_owl.indexer.search import Embedders
+from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore

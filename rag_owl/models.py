@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from rag_owl.errors import ModelNotFound
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
-from rag_owl.indexer.search import Embedders
+from rag_owl.indexer.queries import Embedders
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
 from rag_owl.object_store import ObjectStore
