@@ -14,19 +14,19 @@ from rag_owl.indexer.milvus import name_of
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import (
     bulk,
+    claims,
     collections,
     condemned,
     documents,
     generations,
     items,
     job_inputs,
-    jobs,
     segments,
 )
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Item, Skipped
 
 Vector = NDArray[np.float32]
@@ -89,7 +89,7 @@ def commit(
     and `BlobsGone`: then the batch is to be read again.
     """
     # First of all the fence: whoever lost the job must not write anything.
-    stop = jobs.advance(session, claim)
+    stop = claims.advance(session, claim)
     generations.lock(session, claim.collection_key)
     live = collections.live_generation(session, claim.collection_key)
     if live is None or live.key != generation.key:
@@ -142,7 +142,7 @@ def commit(
         if keys[channel]:
             info = write_vectors(store, generation, channel, keys[channel], vectors[channel])
             segments.activate(session, generation.key, info)
-    jobs.add_skipped(session, claim, batch.skipped)
+    claims.add_skipped(session, claim, batch.skipped)
     job_inputs.done(session, claim, batch.done)
     for position, row in batch.next_rows.items():
         job_inputs.at_row(session, claim, position, row)
@@ -151,7 +151,7 @@ def commit(
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
     counters["unchanged"] += batch.unchanged
-    jobs.advance(session, claim, found=batch.found, skipped=len(batch.skipped), **counters)
+    claims.advance(session, claim, found=batch.found, skipped=len(batch.skipped), **counters)
     return stop
 
 

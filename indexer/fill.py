@@ -22,9 +22,9 @@ from rag_owl.indexer.batch import text_of, write_vectors
 from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.segment import Segment
-from rag_owl.store import collections, generations, items, jobs, segments
+from rag_owl.store import claims, collections, generations, items, segments
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Item, Skipped
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _add(
         info = write_vectors(shop.segments, generation, channel, keys.tolist(), list(vectors))
         with db.writing(shop.engine) as session:
             # First of all the fence: whoever lost the job must not activate anything.
-            stop = jobs.advance(session, claim)
+            stop = claims.advance(session, claim)
             generations.lock(session, claim.collection_key)
             here = np.asarray(segments.still_there(session, keys.tolist()), np.int64)
             if len(here) == len(keys):

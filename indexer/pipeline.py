@@ -26,12 +26,21 @@ from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
 from rag_owl.media import Limits
 from rag_owl.ports import BlobStore
 from rag_owl.settings import Quota
-from rag_owl.store import collections, condemned, documents, generations, job_inputs, jobs, quotas
+from rag_owl.store import (
+    claims,
+    collections,
+    condemned,
+    documents,
+    generations,
+    job_inputs,
+    jobs,
+    quotas,
+)
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
 from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
 from rag_owl.store.job_inputs import JobInput
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 # Batches grow: the first items are searchable at once, later ones cost fewer transactions.
@@ -152,7 +161,7 @@ class Ingest:
     def _scan(self) -> bool:
         """Find what is to be read; False when the job is to stop."""
         with db.writing(self._shop.engine) as session:
-            jobs.restart_scan(session, self._claim)
+            claims.restart_scan(session, self._claim)
         found: list[JobInput] = []
         skipped: list[Skipped] = []
         position = 0
@@ -160,8 +169,8 @@ class Ingest:
         def store() -> None:
             with db.writing(self._shop.engine) as session:
                 job_inputs.add(session, self._claim, found)
-                jobs.add_skipped(session, self._claim, skipped)
-                jobs.advance(
+                claims.add_skipped(session, self._claim, skipped)
+                claims.advance(
                     session,
                     self._claim,
                     found=len(found) + len(skipped),
@@ -191,7 +200,7 @@ class Ingest:
                 store()
         store()
         with db.writing(self._shop.engine) as session:
-            jobs.mark_scanned(session, self._claim)
+            claims.mark_scanned(session, self._claim)
         return True
 
     def _read_alone(self, source: JobInput) -> bool:

@@ -25,9 +25,9 @@ from rag_owl.indexer.merge import merge_segments_of, remove_retired
 from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.split import SPLITTER_VERSION
-from rag_owl.store import asked, collections, generations, items, jobs, segments
+from rag_owl.store import asked, claims, collections, generations, items, jobs, segments
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 NICE = 10  # questions first
@@ -68,7 +68,7 @@ class Reindex:
         _step_back()
         remove_retired(self._shop.engine, self._shop.segments)
         with db.writing(self._shop.engine) as session:
-            jobs.restart_scan(session, self._claim)  # counted anew, also what was skipped
+            claims.restart_scan(session, self._claim)  # counted anew, also what was skipped
         parameters = self._claim.parameters
         action = parameters["action"]
         if action == "drop":
@@ -86,7 +86,7 @@ class Reindex:
         wanted = self._parts.wanted(live, parameters)
         if live is None:
             with db.writing(self._shop.engine) as session:
-                jobs.advance(session, self._claim)
+                claims.advance(session, self._claim)
                 generations.create_first(session, key, replace(wanted, splitter=SPLITTER_VERSION))
                 collections.touch(session, key)
         elif not wanted.same_as(live):
@@ -105,14 +105,14 @@ class Reindex:
             return self._complete(live, live, switch=False, again=True)
         finally:
             with db.writing(self._shop.engine) as session:
-                jobs.advance(session, self._claim)
+                claims.advance(session, self._claim)
                 collections.touch(session, key)
 
     def _begin(self, wanted: Generation) -> Generation:
         """What is there of it already, or a new one; of others that were begun nothing is left."""
         key = self._claim.collection_key
         with db.writing(self._shop.engine) as session:
-            jobs.advance(session, self._claim)
+            claims.advance(session, self._claim)
             generations.lock(session, key)
             there = generations.of_state(session, key, "building", "ready", "kept")
             same = [each for each in there if each.same_as(wanted)]
@@ -183,10 +183,10 @@ class Reindex:
         def after_batch(added: int) -> bool:
             skipped, self._given_up.skipped = self._given_up.skipped, []
             with db.writing(self._shop.engine) as session:
-                stop = jobs.advance(
+                stop = claims.advance(
                     session, self._claim, done=added, skipped=len(skipped), items=added
                 )
-                jobs.add_skipped(session, self._claim, skipped)
+                claims.add_skipped(session, self._claim, skipped)
             merge_segments_of(self._shop.engine, self._shop.segments, generation)
             return not stop and not self._stopping()
 
@@ -200,7 +200,7 @@ class Reindex:
     def _announce(self, generation: Generation) -> None:
         """Every process that searches the collection loads the models before they are needed."""
         with db.writing(self._shop.engine) as session:
-            jobs.advance(session, self._claim)
+            claims.advance(session, self._claim)
             # One that was kept waits to be switched to again, as one that was just built does.
             if generations.state_of(session, generation.key) in ("building", "kept"):
                 generations.set_state(session, generation.key, "ready")
@@ -221,14 +221,14 @@ class Reindex:
         except RagOwlError as error:  # such as an embedder of the old one that is gone
             found = Comparison(basis, 0, len(questions), note=str(error))
         with db.writing(self._shop.engine) as session:
-            jobs.advance(session, self._claim)
+            claims.advance(session, self._claim)
             generations.set_comparison(session, generation.key, found.as_json())
 
     def _switch(self, generation: Generation, lack: Lack) -> bool:
         """In one transaction; False where something was added or deleted since `lack`."""
         key = self._claim.collection_key
         with db.writing(self._shop.engine) as session:
-            jobs.advance(session, self._claim)
+            claims.advance(session, self._claim)
             if generations.lock(session, key) != lack.version:
                 return False
             for channel, held in lack.held.items():
@@ -247,14 +247,14 @@ class Reindex:
 
     def _drop(self, keys: list[int]) -> bool:
         with db.writing(self._shop.engine) as session:
-            jobs.advance(session, self._claim)
+            claims.advance(session, self._claim)
             generations.lock(session, self._claim.collection_key)
             here = generations.of_state(
                 session, self._claim.collection_key, "building", "ready", "kept"
             )
             dropped = [each.key for each in here if each.key in keys]
             generations.retire(session, dropped)
-            jobs.advance(session, self._claim, found=len(dropped), done=len(dropped))
+            claims.advance(session, self._claim, found=len(dropped), done=len(dropped))
         remove_retired(self._shop.engine, self._shop.segments)
         return True
 
@@ -286,8 +286,8 @@ class Reindex:
             with db.writing(self._shop.engine) as session:
                 self._looked_at += len(pictures) - len(skipped)
                 more = max(0, self._looked_at - counted)
-                stop = jobs.advance(session, self._claim, done=more, skipped=len(skipped))
-                jobs.add_skipped(session, self._claim, skipped)
+                stop = claims.advance(session, self._claim, done=more, skipped=len(skipped))
+                claims.add_skipped(session, self._claim, skipped)
             counted += more
             seen += len(pictures)
             if stop or self._stopping():
@@ -300,7 +300,7 @@ class Reindex:
         """Absolute numbers: how much was there already, after an interruption as well."""
         with db.writing(self._shop.engine) as session:
             now = jobs.get(session, self._claim.job_id)
-            jobs.advance(session, self._claim, found=found - now.found, done=done - now.done)
+            claims.advance(session, self._claim, found=found - now.found, done=done - now.done)
 
 
 def _step_back() -> None:

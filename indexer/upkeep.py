@@ -14,9 +14,9 @@ from rag_owl.errors import CorruptData, NotFound, RagOwlError
 from rag_owl.indexer.merge import merge_segments_of
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.ports import BlobStore
-from rag_owl.store import blob_uses, collections, jobs, segments
+from rag_owl.store import blob_uses, claims, collections, segments
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Skipped
 
 Stopping = Callable[[], bool]
@@ -29,14 +29,14 @@ def merge(engine: Engine, store: SegmentStore, claim: Claim, stopping: Stopping)
     """Merge the segments of the live generations; each is one thing done."""
     generations = _live_generations(engine, claim)
     with db.writing(engine) as session:
-        jobs.restart_scan(session, claim)
-        jobs.advance(session, claim, found=len(generations))
+        claims.restart_scan(session, claim)
+        claims.advance(session, claim, found=len(generations))
     for generation in generations:
         if stopping():
             return False
         merge_segments_of(engine, store, generation, final=True)
         with db.writing(engine) as session:
-            jobs.advance(session, claim, done=1)
+            claims.advance(session, claim, done=1)
     return True
 
 
@@ -56,15 +56,15 @@ def verify(
         # Blobs are shared by collections: they are looked at with the whole installation.
         of_blobs = [] if claim.collection_key else sorted(blob_uses.used(session))
     with db.writing(engine) as session:
-        jobs.restart_scan(session, claim)
-        jobs.advance(session, claim, found=len(of_segments) + len(of_blobs))
+        claims.restart_scan(session, claim)
+        claims.advance(session, claim, found=len(of_segments) + len(of_blobs))
     done, damaged, said = 0, list[Skipped](), time.monotonic()
 
     def say() -> None:
         nonlocal done, said
         with db.writing(engine) as session:
-            jobs.advance(session, claim, done=done, failed=len(damaged))
-            jobs.add_skipped(session, claim, damaged)
+            claims.advance(session, claim, done=done, failed=len(damaged))
+            claims.add_skipped(session, claim, damaged)
         done, said = 0, time.monotonic()
         damaged.clear()
 

@@ -65,9 +65,9 @@ from rag_owl.store import (
     names,
 )
 from rag_owl.store import jobs as job_rows
+from rag_owl.store.claims import Claim
 from rag_owl.store.collections import CollectionInfo, Generation
 from rag_owl.store.generations import GenerationInfo
-from rag_owl.store.jobs import Claim
 from rag_owl.types import Answer, Channel, Document, Item, Job, Question, Retrieved, Turn, Verify
 from rag_owl.visibility import limited
 

@@ -6,12 +6,12 @@ To add a kind: write a function `(owl, claim, stopping) -> bool` and put it into
   where it was not cancelled, it is called again later, maybe in another process);
 - goes on from what the database says was done before: a killed job is called again with
   `claim.interrupted`;
-- begins every transaction that changes something with `store.jobs.advance(session, claim, …)`:
+- begins every transaction that changes something with `store.claims.advance(session, claim, …)`:
   it counts, beats the heart, returns whether the job is to be cancelled, and raises `Conflict`
   where another worker has taken the job over. Let that pass: the runner knows what to do with it.
   An activation without it can be made by a worker that was suspended and lost its job;
 - counts with `found`, `done` and `failed` (ingest: `added`, `updated`, `unchanged`, `skipped`) what
-  it was given, has done, and could not do; `store.jobs.add_skipped` says why;
+  it was given, has done, and could not do; `store.claims.add_skipped` says why;
 - raises a `RagOwlError` to fail: its message is what the user reads.
 
 A job is begun with `store.jobs.create(session, collection_key, kind, parameters)` and
@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rag_owl import db
 from rag_owl.errors import DataFolderError, UnreadableMedia
-from rag_owl.store import jobs
-from rag_owl.store.jobs import Claim
+from rag_owl.store import claims, jobs
+from rag_owl.store.claims import Claim
 from rag_owl.types import Skipped
 
 if TYPE_CHECKING:
@@ -120,13 +120,13 @@ def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     if target.exists():  # it was written, and then the process was killed
         return True
     with db.writing(owl.engine) as session:
-        jobs.restart_scan(session, claim)
+        claims.restart_scan(session, claim)
     said = [0, 0]
 
     def watch(found: int, done: int) -> bool:
         try:
             with db.writing(owl.engine) as session:
-                stop = jobs.advance(session, claim, found=found - said[0], done=done - said[1])
+                stop = claims.advance(session, claim, found=found - said[0], done=done - said[1])
         except DataFolderError as error:  # locked: the copying need not wait for that
             log.warning("a backup's progress is not told: %s", error)
             return stopping()
@@ -140,9 +140,9 @@ def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     with db.writing(owl.engine) as session:
         copied, lacking = report.blobs + report.segments, len(report.lacking)
         found, done = copied + lacking - said[0], copied - said[1]
-        jobs.advance(session, claim, found=found, done=done, failed=lacking)
+        claims.advance(session, claim, found=found, done=done, failed=lacking)
         reason = "is missing or damaged here; see `rag-owl doctor --deep`"
-        jobs.add_skipped(session, claim, [Skipped(name, reason) for name in report.lacking])
+        claims.add_skipped(session, claim, [Skipped(name, reason) for name in report.lacking])
     return True
 
 

@@ -6,7 +6,7 @@ time: a sweep defers every unfinished job that is not in the queue.
 
 A worker says every few seconds that it lives. When it has been silent for `stalled_seconds`, its
 jobs go back into the queue; if it was only suspended, it finds its claim outdone when it wants to
-commit something (`store.jobs.advance`).
+commit something (`store.claims.advance`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from rag_owl.jobs import (
     worker_name,
 )
 from rag_owl.schedules import Schedules
-from rag_owl.store import jobs
-from rag_owl.store.jobs import Claim
+from rag_owl.store import claims
+from rag_owl.store.claims import Claim
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ class QueueRunner:
 
     def _claim(self, job_id: str) -> Claim | None:
         with db.writing(self._engine) as session:
-            return jobs.claim(session, job_id, worker_name())
+            return claims.claim(session, job_id, worker_name())
 
 
 # Finished tasks are deleted, so any that is there stands for a job that is waiting or being worked.

@@ -38,8 +38,9 @@ from rag_owl.errors import (
 )
 from rag_owl.job_kinds import Lane, lane_of
 from rag_owl.schedules import Schedules
-from rag_owl.store import jobs
-from rag_owl.store.jobs import Claim, Waiting
+from rag_owl.store import claims, jobs
+from rag_owl.store.claims import Claim
+from rag_owl.store.jobs import Waiting
 from rag_owl.types import Job
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def work_through(
             try:
                 if outcome is None:
                     with db.writing(engine) as session:
-                        claim = jobs.renew(session, claim)
+                        claim = claims.renew(session, claim)
                     outcome = _attempt(engine, claim, work, keeper, stopping)
                 with db.writing(engine) as session:
                     _write_down(session, claim, *outcome)
@@ -133,17 +134,17 @@ def _attempt(
         log.exception("job %s failed", claim.job_id)
         return "failed", f"{type(failure).__name__}: {failure}"
     with db.reading(engine) as session:
-        cancelled = jobs.standing(session, claim) == "cancelled"
+        cancelled = claims.standing(session, claim) == "cancelled"
     return ("cancelled" if cancelled else "left"), None
 
 
 def _write_down(session: Session, claim: Claim, state: str, error: str | None) -> None:
     if state == "left":
-        jobs.release(session, claim)
+        claims.release(session, claim)
     elif state == "cancelled":
-        jobs.finish_cancelled(session, claim)
+        claims.finish_cancelled(session, claim)
     else:
-        jobs.finish(session, claim, state, error)
+        claims.finish(session, claim, state, error)
 
 
 def wait_for_database(engine: Engine, stopping: Callable[[], bool]) -> bool:
@@ -206,10 +207,10 @@ class _Keeper:
         while not self._end.wait(LOOK_EVERY):
             try:
                 with db.reading(self._engine) as session:
-                    self.stop = jobs.standing(session, self._claim) != "ours"
+                    self.stop = claims.standing(session, self._claim) != "ours"
                 if not self.stop and time.monotonic() - beaten > BEAT_EVERY:
                     with db.writing(self._engine) as session:
-                        jobs.beat(session, self._claim)
+                        claims.beat(session, self._claim)
                     beaten = time.monotonic()
             except JobLost:
                 self.stop = True
@@ -342,7 +343,7 @@ class FolderRunner:
         if job_id is None:
             return False
         with db.writing(self._engine) as session:
-            claim = jobs.claim(session, job_id, self._name)
+            claim = claims.claim(session, job_id, self._name)
         if claim is None:  # cancelled in between
             return True
         return work_through(self._engine, claim, self._work, self._stop.is_set) != "left"

@@ -26,8 +26,8 @@ from rag_owl import db, holds
 from rag_owl.db import AnswerRow, CollectionRow, GenerationRow, JobRow, SegmentRow
 from rag_owl.errors import DataFolderBusy, DataFolderError
 from rag_owl.ports import BlobStore
-from rag_owl.store import blob_uses, collections, condemned, documents, generations, jobs
-from rag_owl.store.jobs import Claim
+from rag_owl.store import blob_uses, claims, collections, condemned, documents, generations, jobs
+from rag_owl.store.claims import Claim
 
 KIND, EXPIRE = "delete", "expire"
 EXPIRED = "The pictures and videos of this question are not kept any more."
@@ -111,7 +111,7 @@ def work(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
     if not _remove_files(cleaner, claim, stopping):
         return False
     with db.writing(cleaner.engine) as session:
-        jobs.go_on(session, claim)
+        claims.go_on(session, claim)
         condemned.forget_old(session)
     return _rest(cleaner.engine, claim, stopping) and scrub(cleaner.engine, stopping)
 
@@ -148,14 +148,14 @@ def _empty_collection(cleaner: Cleaner, claim: Claim, stopping: Callable[[], boo
         if stopping():
             return False
         with db.writing(cleaner.engine) as session:
-            jobs.advance(session, claim)
+            claims.advance(session, claim)
             more = documents.delete_some(session, key, _ROWS_AT_ONCE) or delete_answers(
                 session, AnswerRow.collection_key == key
             )
         if more:
             continue
         with db.writing(cleaner.engine) as session:
-            jobs.advance(session, claim)
+            claims.advance(session, claim)
             generations.lock(session, key)
             if _is_left_alone(session, claim):
                 mine = select(GenerationRow.key).where(GenerationRow.collection_key == key)
@@ -206,9 +206,9 @@ def _expire(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> boo
             if stopping():
                 return False
             with db.writing(cleaner.engine) as session:
-                jobs.advance(session, claim)
+                claims.advance(session, claim)
                 more = remove(session, before, _ROWS_AT_ONCE)
-                jobs.advance(session, claim, found=more, done=more)
+                claims.advance(session, claim, found=more, done=more)
     return True
 
 
@@ -257,12 +257,12 @@ def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) 
                 if not keys:
                     return True
                 with db.writing(cleaner.engine) as session:
-                    jobs.advance(session, claim)
+                    claims.advance(session, claim)
                     condemned.doom(session, keys, in_answers)
                 with db.writing(cleaner.engine) as session:
-                    jobs.advance(session, claim)
+                    claims.advance(session, claim)
                     now = condemned.collect(session, keys, lambda key: _remove(cleaner, key))
-                    jobs.advance(session, claim, found=now, done=now)  # files
+                    claims.advance(session, claim, found=now, done=now)  # files
         if stopping():
             return False
         # A backup copies files, or may wait for its turn: it looks as often as `holds` says.

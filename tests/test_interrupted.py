@@ -14,7 +14,7 @@ import pytest
 from rag_owl import RagOwl, db, uploads
 from rag_owl.errors import Conflict
 from rag_owl.indexer import pipeline
-from rag_owl.store import collections, job_inputs, jobs
+from rag_owl.store import claims, collections, job_inputs, jobs
 from tests.consistency import problems
 from tests.files import endless_pdf, noise_jpeg, pdf_of
 
@@ -169,15 +169,15 @@ def test_an_upload_that_ended_its_readers_is_kept_and_read_again_when_asked(tmp_
             key = collections.get_or_create(session, "c").key
             job_id, _ = jobs.create(session, key, "ingest", uploads.parameters(upload, {}))
         with db.writing(owl.engine) as session:  # as whoever read it leaves it when killed
-            claim = jobs.claim(session, job_id, "one that is gone")
+            claim = claims.claim(session, job_id, "one that is gone")
             assert claim is not None
             read = [
                 job_inputs.JobInput(i, e.name, str(upload.folder / e.name), None, origin=e.name)
                 for i, e in enumerate(upload.received)
             ]
-            jobs.advance(session, claim, found=len(read))
+            claims.advance(session, claim, found=len(read))
             job_inputs.add(session, claim, read)
-            jobs.mark_scanned(session, claim)
+            claims.mark_scanned(session, claim)
             for _ in range(jobs.MOST_ATTEMPTS):
                 job_inputs.begin_attempt(session, claim, 0)
     with RagOwl.open(data, stalled_seconds=2, **light) as owl:

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from rag_owl.db import JobInputRow
-from rag_owl.store.jobs import Claim
+from rag_owl.store.claims import Claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
-"""The rows that are the truth about jobs: state, counters, checkpoint, fence."""
+"""The rows that are the truth about jobs: state, counters, checkpoint. Workers use `claims`."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -15,7 +15,6 @@ from sqlalchemy import (
     case,
     delete,
     func,
-    insert,
     or_,
     select,
     true,
@@ -24,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from rag_owl.db import CollectionRow, InstallationRow, JobInputRow, JobRow, SkippedRow
-from rag_owl.errors import Conflict, JobLost, NotFound
+from rag_owl.errors import Conflict, NotFound
 from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 
@@ -38,21 +37,6 @@ DEADLY = (
 )
 SKIPPED_SHOWN = 1_000  # of a job's skipped files in one `Job`; `skipped_page` has them all
 SKIPPED_LISTED = 10  # of each job's, where many jobs are listed
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to work on a job, until somebody claims it with a higher fence."""
-
-    job_id: str
-    fence: int
-    kind: str
-    collection: str  # "": it is of the whole installation
-    collection_key: int  # 0: likewise
-    parameters: Mapping[str, Any]
-    scanned: bool
-    interrupted: bool = False  # who had it before did not let go of it: killed, or no power
-    interruptions: int = 0  # how often in a row, with nothing done between them
 
 
 def create(
@@ -142,123 +126,6 @@ def unfinished(session: Session) -> list[Waiting]:
     return [Waiting(*row) for row in rows]
 
 
-def claim(session: Session, job_id: str, worker: str) -> Claim | None:
-    """Take an unfinished job from whoever had it before; None: it is finished, or gone.
-
-    The caller has made sure that nobody else who is well works on it (the folder's lock, the
-    queue's): whoever had it loses it, and can activate nothing any more.
-    """
-    row = session.scalar(
-        select(JobRow).where(JobRow.id == job_id, JobRow.state.in_(UNFINISHED)).with_for_update()
-    )
-    if row is None:
-        return None
-    now = time.time()
-    interrupted = row.state == "running"
-    row.state, row.worker, row.heartbeat_at = "running", worker, now
-    row.fence += 1
-    row.interruptions = row.interruptions + 1 if interrupted else 0
-    row.started_at = row.started_at or now
-    row.claimed_at, row.claimed_handled = now, _handled(row)
-    collection = session.get(CollectionRow, row.collection_key) if row.collection_key else None
-    return Claim(
-        row.id,
-        row.fence,
-        row.kind,
-        collection.name if collection else "",
-        row.collection_key or 0,
-        row.parameters,
-        row.scanned,
-        interrupted,
-        row.interruptions,
-    )
-
-
-def renew(session: Session, claim: Claim) -> Claim:
-    """The same claim, with what was written down since. Raises `JobLost`."""
-    row = session.get(JobRow, claim.job_id)
-    if row is None or row.fence != claim.fence or row.state != "running":
-        raise JobLost(f"job {claim.job_id} was taken over by another worker")
-    return replace(claim, scanned=row.scanned)
-
-
-def _handled(row: JobRow) -> int:
-    return row.added + row.updated + row.unchanged + row.done + row.skipped + row.failed
-
-
-def release(session: Session, claim: Claim) -> None:
-    """Let go of a job that is not finished; whoever claims it next goes on with it."""
-    _update(session, claim, state="queued")
-
-
-def advance(session: Session, claim: Claim, **counters: int) -> bool:
-    """Add to the counters and beat the heart; returns whether the job was asked to stop.
-
-    counters: of found, added, updated, unchanged, done, skipped, failed, items. Until the
-    transaction ends nobody else can claim the job.
-    Raises `JobLost` when somebody else has claimed the job since: nothing may be committed then.
-    """
-    changes: dict[str, Any] = {
-        name: getattr(JobRow, name) + number for name, number in counters.items() if number
-    }
-    if changes.keys() - {"found"}:
-        changes["interruptions"] = 0
-    _update(session, claim, heartbeat_at=time.time(), **changes)
-    return bool(session.scalar(select(JobRow.cancel_requested).where(JobRow.id == claim.job_id)))
-
-
-def go_on(session: Session, claim: Claim) -> None:
-    """Beat the heart, and count interruptions anew: what is left to do only waits for others.
-
-    Raises `JobLost`.
-    """
-    _update(session, claim, heartbeat_at=time.time(), interruptions=0)
-
-
-def beat(session: Session, claim: Claim) -> None:
-    """Say that somebody works on it. Raises `JobLost` as `advance` does."""
-    _update(session, claim, heartbeat_at=time.time())
-
-
-def standing(session: Session, claim: Claim) -> Literal["ours", "cancelled", "lost"]:
-    """Whether to go on with it."""
-    row = session.execute(
-        select(JobRow.fence, JobRow.state, JobRow.cancel_requested).where(JobRow.id == claim.job_id)
-    ).one_or_none()
-    if row is None or row.fence != claim.fence or row.state != "running":
-        return "lost"
-    return "cancelled" if row.cancel_requested else "ours"
-
-
-def _update(session: Session, claim: Claim, **values: Any) -> None:
-    found = session.execute(
-        update(JobRow)
-        .where(JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.state == "running")
-        .values(**values)
-    )
-    if found.rowcount != 1:  # type: ignore[attr-defined]
-        raise JobLost(f"job {claim.job_id} was taken over by another worker")
-
-
-def finish(session: Session, claim: Claim, state: str, error: str | None = None) -> None:
-    """state: done or failed."""
-    _update(session, claim, state=state, error=error, finished_at=time.time())
-
-
-def finish_cancelled(session: Session, claim: Claim) -> None:
-    """It has stopped because it was to be cancelled; where it is to be tried again, it goes on."""
-    _update(
-        session,
-        claim,
-        state=case((JobRow.cancel_requested, "cancelled"), else_="queued"),
-        finished_at=case((JobRow.cancel_requested, time.time()), else_=None),
-    )
-
-
-def mark_scanned(session: Session, claim: Claim) -> None:
-    _update(session, claim, scanned=True, interruptions=0)
-
-
 def request_cancel(session: Session, job_id: str) -> None:
     """At once where nobody works on it, else when its worker looks. Raises `NotFound`."""
     get(session, job_id)
@@ -271,24 +138,6 @@ def request_cancel(session: Session, job_id: str) -> None:
             finished_at=case((JobRow.state == "queued", time.time()), else_=None),
         )
     )
-
-
-def restart_scan(session: Session, claim: Claim) -> None:
-    """A scan that was interrupted begins again: nothing of it has been worked on yet.
-
-    So do jobs that count what they look through.
-    """
-    session.execute(delete(JobInputRow).where(JobInputRow.job_id == claim.job_id))
-    session.execute(delete(SkippedRow).where(SkippedRow.job_id == claim.job_id))
-    _update(session, claim, found=0, skipped=0, done=0, failed=0)
-
-
-def add_skipped(session: Session, claim: Claim, skipped: Sequence[Skipped]) -> None:
-    if skipped:
-        session.execute(
-            insert(SkippedRow),
-            [{"job_id": claim.job_id, "name": s.name, "reason": s.reason} for s in skipped],
-        )
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -447,6 +296,11 @@ def retry(session: Session, job_id: str) -> str:
     return row.id
 
 
+def handled(row: JobRow) -> int:
+    """How much of what was found is dealt with, whatever became of it."""
+    return row.added + row.updated + row.unchanged + row.done + row.skipped + row.failed
+
+
 def _jobs(
     session: Session, condition: ColumnElement[bool], limit: int = 1, shown: int = SKIPPED_SHOWN
 ) -> Iterator[Job]:
@@ -472,7 +326,7 @@ def _jobs(
 
 
 def _job(row: JobRow, collection: str | None, skipped: list[Skipped]) -> Job:
-    left = max(row.found - _handled(row), 0)
+    left = max(row.found - handled(row), 0)
     rate = _rate(row)
     # While an ingest still looks for files, nobody knows how much there is to do.
     known = row.state == "running" and (row.scanned or row.kind != "ingest")
@@ -506,5 +360,5 @@ def _rate(row: JobRow) -> float | None:
     until = row.finished_at or row.heartbeat_at
     if row.claimed_at is None or until is None:
         return None
-    seconds, handled = until - row.claimed_at, _handled(row) - row.claimed_handled
-    return handled / seconds if seconds > 0 and handled > 0 else None
+    seconds, since = until - row.claimed_at, handled(row) - row.claimed_handled
+    return since / seconds if seconds > 0 and since > 0 else None

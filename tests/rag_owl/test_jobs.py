@@ -15,8 +15,8 @@ from rag_owl.errors import Conflict, InvalidSettings, JobLost
 from rag_owl.jobs import MOST_INTERRUPTIONS, work_through
 from rag_owl.schedules import Schedules, last_time
 from rag_owl.settings import Schedule, read_settings
-from rag_owl.store import collections, jobs
-from rag_owl.store.jobs import Claim
+from rag_owl.store import claims, collections, jobs
+from rag_owl.store.claims import Claim
 from rag_owl.types import Job
 
 DAY = 86_400.0
@@ -30,7 +30,7 @@ def make(engine: Engine, kind: str = "ingest", of: str | None = "c", **parameter
 
 def take(engine: Engine, job_id: str, worker: str = "w") -> Claim:
     with db.writing(engine) as session:
-        claim = jobs.claim(session, job_id, worker)
+        claim = claims.claim(session, job_id, worker)
     assert claim is not None
     return claim
 
@@ -50,19 +50,19 @@ def test_whoever_lost_a_job_can_commit_nothing(engine: Engine) -> None:
     second = take(engine, job, "another")
     assert (second.fence, second.interrupted) == (first.fence + 1, True)
     for change in (
-        lambda session: jobs.advance(session, first, added=5),
-        lambda session: jobs.finish(session, first, "done"),
-        lambda session: jobs.release(session, first),
-        lambda session: jobs.finish_cancelled(session, first),
-        lambda session: jobs.restart_scan(session, first),
-        lambda session: jobs.renew(session, first),
+        lambda session: claims.advance(session, first, added=5),
+        lambda session: claims.finish(session, first, "done"),
+        lambda session: claims.release(session, first),
+        lambda session: claims.finish_cancelled(session, first),
+        lambda session: claims.restart_scan(session, first),
+        lambda session: claims.renew(session, first),
     ):
         with pytest.raises(JobLost, match="taken over"), db.writing(engine) as session:
             change(session)
     with db.writing(engine) as session:
-        assert jobs.advance(session, second, added=2) is False
-        assert jobs.standing(session, first) == "lost"
-        assert jobs.standing(session, second) == "ours"
+        assert claims.advance(session, second, added=2) is False
+        assert claims.standing(session, first) == "lost"
+        assert claims.standing(session, second) == "ours"
     assert look(engine, job).added == 2
 
 
@@ -73,7 +73,7 @@ def test_a_lost_job_is_left_alone_by_who_lost_it(engine: Engine) -> None:
     def work(claim: Claim, _: Callable[[], bool]) -> bool:
         take(engine, job, "another")
         with db.writing(engine) as session:
-            jobs.advance(session, claim, added=1)
+            claims.advance(session, claim, added=1)
         return True
 
     assert end(engine, mine, work) == "lost"
@@ -84,30 +84,30 @@ def test_what_is_done_failed_and_left_and_how_fast(engine: Engine) -> None:
     job = make(engine)
     claim = take(engine, job)
     with db.writing(engine) as session:
-        jobs.advance(session, claim, found=10)
+        claims.advance(session, claim, found=10)
     assert (look(engine, job).left, look(engine, job).rate) == (10, None)
     with db.writing(engine) as session:
-        jobs.advance(session, claim, added=1, updated=1, unchanged=1, skipped=1, failed=1)
+        claims.advance(session, claim, added=1, updated=1, unchanged=1, skipped=1, failed=1)
         session.execute(text("UPDATE jobs SET claimed_at = heartbeat_at - 10"))
     seen = look(engine, job)
     assert (seen.done, seen.failed, seen.skipped_count, seen.left, seen.handled) == (3, 1, 1, 5, 5)
     assert seen.rate == pytest.approx(0.5)
     assert seen.expected_end is None  # it still looks for files
     with db.writing(engine) as session:
-        jobs.mark_scanned(session, claim)
+        claims.mark_scanned(session, claim)
         heartbeat = session.execute(text("SELECT heartbeat_at FROM jobs")).scalar_one()
     assert look(engine, job).expected_end == pytest.approx(heartbeat + 10)
     again = take(engine, job)  # the rate is that of who works it now
     assert look(engine, job).rate is None
     with db.writing(engine) as session:
-        jobs.finish(session, again, "done")
+        claims.finish(session, again, "done")
     assert look(engine, job).expected_end is None
 
 
 def test_a_clock_that_is_set_back_gives_no_rate(engine: Engine) -> None:
     claim = take(engine, make(engine))
     with db.writing(engine) as session:
-        jobs.advance(session, claim, found=2, added=1)
+        claims.advance(session, claim, found=2, added=1)
         session.execute(text("UPDATE jobs SET claimed_at = heartbeat_at + 3600"))
     assert look(engine, claim.job_id).rate is None
 
@@ -118,7 +118,7 @@ def test_a_queued_job_is_cancelled_at_once_and_tried_again(engine: Engine) -> No
         jobs.request_cancel(session, job)
     assert (look(engine, job).state, look(engine, job).finished_at is None) == ("cancelled", False)
     with db.writing(engine) as session:
-        assert jobs.claim(session, job, "w") is None
+        assert claims.claim(session, job, "w") is None
         assert jobs.retry(session, job) == job
     assert look(engine, job).state == "queued"
     assert look(engine, job).finished_at is None
@@ -152,7 +152,7 @@ def test_tried_again_before_it_has_stopped_it_goes_on(engine: Engine) -> None:
         assert jobs.retry(session, job) == job
     assert not look(engine, job).cancelling
     with db.writing(engine) as session:
-        jobs.finish_cancelled(session, claim)  # its worker had stopped already
+        claims.finish_cancelled(session, claim)  # its worker had stopped already
     assert look(engine, job).state == "queued"
 
 
@@ -175,7 +175,7 @@ def test_a_job_that_ends_its_process_each_time_fails_in_the_end(engine: Engine) 
     for _ in range(MOST_INTERRUPTIONS - 1):
         claim = take(engine, job)
     with db.writing(engine) as session:
-        jobs.advance(session, claim, found=1, items=1)
+        claims.advance(session, claim, found=1, items=1)
     assert take(engine, job).interruptions == 1  # something was done
     for _ in range(MOST_INTERRUPTIONS - 1):
         claim = take(engine, job)

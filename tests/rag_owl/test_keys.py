@@ -9,7 +9,7 @@ from sqlalchemy import Engine, select, text
 
 from rag_owl import db
 from rag_owl.errors import Forbidden, InvalidInput, NotFound
-from rag_owl.store import collections, jobs, keys
+from rag_owl.store import claims, collections, jobs, keys
 from rag_owl.visibility import limited
 
 
@@ -197,15 +197,15 @@ def test_a_stopped_job_goes_on_and_a_running_one_does_not(engine: Engine) -> Non
 
         with pytest.raises(Conflict, match="not finished"):
             jobs.retry(session, job_id)
-        claim = jobs.claim(session, job_id, "w")
+        claim = claims.claim(session, job_id, "w")
         assert claim is not None
-        jobs.finish(session, claim, "failed", "the disk was full")
+        claims.finish(session, claim, "failed", "the disk was full")
         assert jobs.retry(session, job_id) == job_id
         assert jobs.get(session, job_id).state == "queued"
         assert jobs.get(session, job_id).error is None
-        claim = jobs.claim(session, job_id, "w")
+        claim = claims.claim(session, job_id, "w")
         assert claim is not None
-        jobs.finish(session, claim, "done")
+        claims.finish(session, claim, "done")
         again = jobs.retry(session, job_id)
         assert again != job_id  # over the same paths
         upload, _ = jobs.create(session, key, "ingest", {"paths": ["y"], "upload": "u"})

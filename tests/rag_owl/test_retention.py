@@ -21,7 +21,7 @@ from rag_owl import RagOwl, db, retention
 from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
 from rag_owl.jobs import MOST_INTERRUPTIONS
-from rag_owl.store import collections, condemned, jobs
+from rag_owl.store import claims, collections, condemned
 from tests.consistency import problems
 from tests.databases import new_postgres
 
@@ -353,7 +353,7 @@ def test_a_deletion_that_waits_for_others_when_killed_is_not_given_up(
         monkeypatch.setattr(retention, "scrub", lambda *_: False)
         for _ in range(MOST_INTERRUPTIONS + 1):
             with db.writing(owl.engine) as session:
-                claim = jobs.claim(session, job.id, "killed")
+                claim = claims.claim(session, job.id, "killed")
             assert claim is not None
             assert claim.interruptions <= 1
             assert not retention.work(cleaner, claim, lambda: False)
