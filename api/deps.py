@@ -45,6 +45,12 @@ async def get_caller(
     _: Annotated[Any, Security(_scheme)],
 ) -> Caller:
     """Raises `Problem` 401 and, where the key asks too often, 429."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    return known or await identify(request, state)
+
+
+async def identify(request: Request, state: State) -> Caller:
+    """As `get_caller`, for what stands before the routes."""
     given = request.headers.get("authorization")
     caller = await run_in_threadpool(auth.identify, state.owl.engine, state.settings, given)
     if caller.key_id is not None:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_owl.api import auth, errors, logs
+from rag_owl.api import auth, deps, errors, logs
 from rag_owl.api.body import Body
 from rag_owl.api.errors import Problem
 from rag_owl.api.limits import RateLimits
@@ -82,6 +82,10 @@ class Guard:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._check(scope, headers)
+            if scope["path"].startswith("/v1/") and scope["method"] not in _SAFE_METHODS:
+                # FastAPI reads a body before it asks for the key: strangers would fill the memory.
+                request = Request(scope)
+                request.state.caller = await deps.identify(request, request.app.state.rag_owl)
             await self.app(scope, self._limited(scope, headers, receive), call.send)
         except Exception as error:
             if not call.status:
@@ -128,8 +132,7 @@ class Guard:
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """The body, with the limits of its path."""
         most = self._settings.max_request_bytes
-        # Only where such a body is read after the key was looked at: of all other routes FastAPI
-        # has it in memory before anybody knows who sends it.
+        # Only where such a body goes to disk: of all other routes FastAPI has it in memory.
         if headers.get("content-type", "").lower().startswith("multipart/"):
             if _UPLOADS.fullmatch(scope["path"]):
                 most = self._settings.max_upload_bytes

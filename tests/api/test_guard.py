@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message
 
 from rag_owl import RagOwl
 from rag_owl.model.nano import weights
@@ -21,14 +22,12 @@ JSON = {"Content-Type": "application/json"}
 
 
 def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
-    make_key(tmp_path / "data")
     large = {"files": [("files", ("a.txt", b"x" * 5_000))]}
-    with running(tmp_path / "data", require_key=True, max_request_bytes=1024, **LIGHT) as client:
-        # A route that takes JSON reads its body before it asks for a key.
+    with running(tmp_path / "data", max_request_bytes=1024, **LIGHT) as client:
         problem(client.post("/v1/collections", **large), 413, "body")
         problem(client.post("/v1/collections/c/search", **large), 413, "body")
-        problem(client.post("/v1/answers", **large), 401, "Authorization")
-        problem(client.post("/v1/collections/c/documents", **large), 401, "Authorization")
+        assert client.post("/v1/answers", **large).status_code != 413
+        assert client.post("/v1/collections/c/documents", **large).status_code == 202
     with running(tmp_path / "open", max_request_bytes=1024, **LIGHT) as client:
         body = (
             b'--b\r\nContent-Disposition: form-data; name="x"; filename="x"\r\n\r\n' + b"x" * 5_000
@@ -50,6 +49,41 @@ def test_only_questions_and_uploads_may_be_large_forms(tmp_path: Path) -> None:
         form: Any = {"request": (None, told)}  # past the parser's own limit of 1 MiB
         problem(client.post("/v1/answers", files=form), 422, "images.0")
         problem(client.post("/v1/answers", content=told, headers=JSON), 422, "images.0")
+
+
+@pytest.mark.parametrize(
+    ("path", "type_"),
+    [
+        ("/v1/answers", "application/json"),
+        ("/v1/collections", "application/json"),
+        ("/v1/collections/c/documents", "multipart/form-data; boundary=b"),
+        ("/v1/chat/completions", "application/json"),
+        ("/mcp", "application/json"),
+    ],
+)
+def test_of_a_stranger_not_a_byte_is_read(tmp_path: Path, path: str, type_: str) -> None:
+    make_key(tmp_path / "data")
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with running(tmp_path / "data", require_key=True, allowed_hosts="testserver", **LIGHT) as it:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"content-type", type_.encode()), (b"host", b"testserver")],
+        }
+        assert it.portal is not None
+        it.portal.call(it.app, scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert b"a key is needed" in sent[1]["body"]
 
 
 def test_a_page_elsewhere_reads_why_it_was_refused(tmp_path: Path) -> None:
