@@ -124,7 +124,7 @@ async def read_filter(
     filter: Annotated[
         str | None,
         Query(
-            max_length=20_000,
+            max_length=5_000,
             description="A metadata filter as JSON.",
             examples=['{"field": "year", "op": ">=", "value": 1990}'],
         ),

@@ -1,12 +1,18 @@
-"""uvicorn's HTTP protocol with a time limit for what comes before a body: the headers."""
+"""uvicorn's HTTP protocol with a time limit for what comes before a body: the headers.
+
+What is no request gets a problem document, as all errors do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+HEADER_BYTES = 128 * 1024  # of a request's first line and headers
 HEADER_SECONDS = 20.0  # until a connection has sent the headers of its next request
 
 
@@ -29,6 +35,23 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        detail = f"no HTTP request, or more than {HEADER_BYTES:,} bytes before its body"
+        body = json.dumps({"type": "about:blank", "title": "Bad Request", "status": 400,
+                           "detail": detail, "field": None}).encode()  # fmt: skip
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _begin(self) -> None:
         self._end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,10 +33,12 @@ def check_names(
     text_embedder: str | None,
     picture_embedder: str | None,
     answerer: str | None,
+    in_use: Collection[str] = (),
 ) -> str | None:
     """The answerer as `RagOwl.reindex` takes it. Raises `ModelNotFound`.
 
     Never a path or a hub id that the operator did not register: those do not exist here.
+    in_use: names as generations have them, with revisions; so they may be given again.
     """
     registered = [name.strip() for name in settings.embedders.split(",") if name.strip()]
     for field, given, names in (
@@ -44,6 +46,8 @@ def check_names(
         ("picture_embedder", picture_embedder, (*BUNDLED_PICTURE, settings.picture_embedder)),
     ):
         known = list(dict.fromkeys([*names, *registered]))
+        if given and given in in_use and given.rpartition("@")[0] in known:
+            continue
         if given is not None and given not in known:
             error = ModelNotFound(
                 f"no embedder {given[:100]!r}; there are: {', '.join(known)}. The operator "

@@ -12,7 +12,7 @@ import uvicorn
 from rag_owl.api import auth, logs, tracing
 from rag_owl.api.app import create_app
 from rag_owl.api.middleware import split_list
-from rag_owl.api.protocol import TimedProtocol
+from rag_owl.api.protocol import HEADER_BYTES, TimedProtocol
 from rag_owl.client import RagOwl
 from rag_owl.errors import InvalidSettings
 from rag_owl.settings import Settings
@@ -42,7 +42,7 @@ def serve(settings: Settings) -> None:
         forwarded_allow_ips=split_list(settings.trusted_proxies),
         timeout_graceful_shutdown=settings.shutdown_seconds or None,
         timeout_keep_alive=15,
-        h11_max_incomplete_event_size=64 * 1024,
+        h11_max_incomplete_event_size=HEADER_BYTES,
         lifespan="on",
     )
     server = uvicorn.Server(config)

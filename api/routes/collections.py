@@ -13,7 +13,7 @@ from rag_owl.api.errors import Problem
 from rag_owl.api.paging import Cursor, Limit
 from rag_owl.api.responses import problems
 from rag_owl.reindexing import begin
-from rag_owl.store import collections
+from rag_owl.store import collections, generations
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], responses=problems())
 
@@ -86,8 +86,10 @@ def reindex_collection(
     `switch` makes live what was held, `rollback` what was live before; `drop` deletes all vectors
     but the live ones. Names are those that the operator registered.
     """
+    with db.reading(owl.engine) as session:
+        in_use = generations.embedders_in_use(session)
     answerer = reindexing.check_names(
-        settings, wanted.text_embedder, wanted.picture_embedder, wanted.answerer
+        settings, wanted.text_embedder, wanted.picture_embedder, wanted.answerer, in_use
     )
     with db.writing(owl.engine) as session:
         job_id = begin(

@@ -116,6 +116,14 @@ def close_until(session: Session, key: int, until: float | None) -> None:
     )
 
 
+def embedders_in_use(session: Session) -> set[str]:
+    """Of any generation, as it has them: with their revisions."""
+    rows = session.execute(
+        select(GenerationRow.text_embedder, GenerationRow.picture_embedder).distinct()
+    )
+    return {name for row in rows for name in row}
+
+
 def is_closing(session: Session, collection_key: int) -> bool:
     return (
         session.scalar(

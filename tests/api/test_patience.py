@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from rag_owl.api import protocol
+from rag_owl.api import protocol, schemas
 from rag_owl.lane import Lane, Ticket
 from tests.service import PATIENCE, problem, running, upload
 
@@ -179,6 +179,28 @@ def test_headers_that_never_end_are_hung_up_on(
         assert b"owls" in _until(raw, lambda said: b"owls" in said)
         raw.sendall(start)
         assert _until(raw, lambda said: False) == b""  # gone, without a word
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"no request at all\r\n\r\n", b"GET /" + b"x" * protocol.HEADER_BYTES + b" HTTP/1.1\r\n"],
+)
+def test_what_is_no_request_is_told_so_as_all_errors_are(sent: bytes) -> None:
+    with (
+        listening(
+            slow,
+            http=protocol.TimedProtocol,
+            h11_max_incomplete_event_size=protocol.HEADER_BYTES,
+        ) as address,
+        socket.create_connection(address, PATIENCE) as raw,
+    ):
+        raw.sendall(sent)
+        head, _, body = _until(raw, lambda said: False).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head.lower()
+    told = schemas.Problem.model_validate_json(body)
+    assert told.status == 400
+    assert "131,072 bytes" in told.detail
 
 
 def _until(raw: socket.socket, enough: Callable[[bytes], bool]) -> bytes:

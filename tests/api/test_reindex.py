@@ -55,7 +55,7 @@ def test_only_what_the_operator_registered(tmp_path: Path) -> None:
         upload(client, "c", OWLS)
         address = "/v1/collections/c/reindex"
         for field in ("text_embedder", "picture_embedder"):
-            for name in (str(secret), "somebody/model", "hashing@1"):
+            for name in (str(secret), "somebody/model", "hashing@2"):
                 told = problem(client.post(address, json={field: name}), 404, field)
                 assert "there are:" in told["detail"]
                 assert "team/embedder, other" in told["detail"]
@@ -68,6 +68,12 @@ def test_only_what_the_operator_registered(tmp_path: Path) -> None:
         assert "other" in job["error"]
         assert len(client.get("/v1/collections/c/generations").json()["data"]) == 1
         sent = client.post(address, json={"text_embedder": "hashing", "answerer": "sentences"})
+        assert finished(client, sent.json()["id"])["state"] == "done"
+        # As the collection itself names them.
+        shown = client.get("/v1/collections/c").json()
+        again = {field: shown[field] for field in ("text_embedder", "picture_embedder")}
+        assert again["text_embedder"].startswith("hashing")
+        sent = client.post(address, json=again)
         assert finished(client, sent.json()["id"])["state"] == "done"
 
 
