@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rag_owl.model.nano.reader import Reading
-from rag_owl.model.nano.window import Window
+from rag_owl.model.nano.window import BAR, Window
 
 LONGEST = 64  # tokens of one pointed span
 
@@ -59,7 +61,10 @@ def spans(reading: Reading, windows: Sequence[Window], item_weight: float = 0.5)
             low = window.starts[i]
             high = low + len(piece.text.ids)
             pair = pairs(reading.start[b, low:high].float(), reading.end[b, low:high].float())
+            pair = pair.masked_fill(_across_cells(piece.text.ids), -torch.inf)
             score, first, last = _best(pair)
+            if score == -torch.inf:  # nothing but bars
+                continue
             logit = float(reading.item[b, i])
             offset = item_weight * logit - nothing
             characters = int(piece.text.spans[first, 0]), int(piece.text.spans[last, 1])
@@ -67,6 +72,14 @@ def spans(reading: Reading, windows: Sequence[Window], item_weight: float = 0.5)
             span = Span(piece.item, *characters, score + offset, logit, mass)
             best[piece.item] = better(span, best.get(piece.item))
     return sorted(best.values(), key=lambda s: -s.score)
+
+
+def _across_cells(ids: NDArray[np.int32]) -> Tensor:
+    """ids (n,) -> (n, n): spans [i, j] that begin at a bar or have one in them. What a row of a
+    table answers stands in one of its cells."""
+    bar = torch.from_numpy(ids == BAR)
+    cell = bar.cumsum(0)
+    return (cell[:, None] != cell[None]) | bar[:, None]
 
 
 def better(span: Span, known: Span | None) -> Span:
@@ -84,11 +97,60 @@ def shares(found: Sequence[Span]) -> dict[int, float]:
 
 
 def whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """[start, end) widened so that no word or number is cut: not "9 million" of "60.9 million"."""
+    """[start, end) so that nothing is cut that belongs together.
+
+    Widened to whole words and numbers (not "9 million" of "60.9 million") and to all of a piece of
+    code between backticks; a bracket that only one end of it has is closed where the other is near,
+    or left out, as marks at its ends are.
+    """
+    a, b = _whole_code(text, *_whole_words(text, start, end))
+    for opening, closing in ("()", "[]", "“”"):
+        a, b = _closed(text, a, b, opening, closing)
+    while a < b and text[a] in _EDGES:
+        a += 1
+    while a < b and text[b - 1] in _EDGES:
+        b -= 1
+    return (a, b) if a < b else (start, end)
+
+
+_EDGES = " \t\n|*`"
+_CODE = re.compile(r"`([^`\n]{1,80})`")
+_NEAR = 40  # characters
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     while start > 0 and _joined(text, start):
         start -= 1
     while end < len(text) and _joined(text, end):
         end += 1
+    return start, end
+
+
+def _whole_code(text: str, start: int, end: int) -> tuple[int, int]:
+    """What begins or ends in a piece of code, with all of it."""
+    line = text.rfind("\n", 0, start) + 1
+    for code in _CODE.finditer(text, line, min(len(text), end + 80)):
+        a, b = code.span(1)
+        if a <= start < b and end <= b:  # all of it in the code
+            return a, b
+        if a < end < b or a < start < b:
+            start, end = min(start, a), max(end, b)
+    return start, end
+
+
+def _closed(text: str, start: int, end: int, opening: str, closing: str) -> tuple[int, int]:
+    inside = text[start:end]
+    more = inside.count(opening) - inside.count(closing)
+    if more > 0:
+        after = text[end : end + _NEAR].partition("\n")[0]
+        if closing in after:
+            return start, end + after.index(closing) + 1
+        return start, start + inside.rindex(opening)
+    if more < 0:
+        before = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
+        if opening in before:
+            return start - len(before) + before.rindex(opening), end
+        return start, start + inside.rindex(closing)
     return start, end
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rag_owl.model.nano.reader import SIMILARITIES, Rows
 
 CLS, SEP = 101, 102
+BAR = 1064  # "|", between the cells of a table
 MAX_QUESTION = 96  # tokens; the rest of a longer question is not read
 MAX_PREFIX = 48  # tokens of title and heading before an item's text
 OVERLAP = 48  # tokens that two pieces of one long item share

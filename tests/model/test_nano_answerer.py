@@ -221,3 +221,29 @@ def test_no_word_or_number_is_cut():
         assert text[slice(*whole(text, start, start + len(part)))] == wanted
     assert whole("x", 0, 1) == (0, 1)
     assert whole("5.", 0, 1) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "wanted"),
+    [
+        ("doctor", "rag-owl doctor --deep"),
+        ("`rag-owl", "rag-owl doctor --deep"),
+        ("docker/constraints", "docker/constraints.txt"),
+        ("/data` (a vol", "/data` (a volume)"),
+        ("removes (or", "removes"),
+        ("10001 |", "10001"),
+        ("1976) in", "(Wozniak, 1976) in"),
+        ("**bold**", "bold"),
+        ("|", "|"),
+    ],
+)
+def test_no_code_or_bracket_is_cut(part: str, wanted: str):
+    from rag_owl.model.nano.pointing import whole
+
+    text = (
+        "`rag-owl doctor --deep` removes (or names what lies far, far away from where it was once, "
+        "see `docker/constraints.txt`.\n| user | 10001 | `/data` (a volume) |\n"
+        "**bold** (Wozniak, 1976) in"
+    )
+    start = text.index(part)
+    assert text[slice(*whole(text, start, start + len(part)))] == wanted

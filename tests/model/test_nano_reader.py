@@ -152,6 +152,25 @@ def test_spans_of_several_windows_are_measured_against_their_own_nothing():
     assert other.score == pytest.approx(1.0)
 
 
+def test_a_span_stays_in_one_cell_of_a_table():
+    [question, row] = tokenise(minilm.tokenizer(), ["q", "| port | 8000 | where |"])
+    window = lay_out(question.ids, [Piece(0, question.ids[:0], row)])
+    batch = collate([window])
+    start = torch.zeros(batch.ids.shape)
+    end = start.clone()
+    at = window.starts[0]
+    start[0, at], end[0, at + 4] = 9.0, 8.0  # the first bar to 8000
+    start[0, at + 1] = 3.0  # port
+    reading = Reading(start, end, torch.zeros(1, 1), torch.zeros(1, 1, 3))
+    [found] = spans(reading, [window])
+    assert "| port | 8000 | where |"[found.start : found.end] == "8000"
+    [bars] = tokenise(minilm.tokenizer(), ["| | |"])
+    window = lay_out(question.ids, [Piece(0, question.ids[:0], bars)])
+    batch = collate([window])
+    zeros = torch.zeros(batch.ids.shape)
+    assert not spans(Reading(zeros, zeros, torch.zeros(1, 1), torch.zeros(1, 1, 3)), [window])
+
+
 def test_an_empty_piece_has_no_span():
     [question] = tokenise(minilm.tokenizer(), ["q"])
     empty = Tokens(question.ids[:0], question.spans[:0])
