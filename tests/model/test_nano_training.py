@@ -27,6 +27,7 @@ from rag_owl.model.train.nano.passages import (
 from rag_owl.model.train.nano.pictures import same_looking
 from rag_owl.model.train.nano.reader import pointer_loss, windows_of
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement, swaps
+from rag_owl.model.train.nano.tables import TableQuestion, markdown, markdown_episode
 from rag_owl.statements import declare
 
 TEXTS = [
@@ -50,6 +51,30 @@ def article(tokenizer):
 
 def test_occurrences_are_whole_words():
     assert occurrences("cat concat cat, cats", "cat") == [(0, 3), (11, 14)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_answer_stands_in_its_piece_of_the_table(tokenizer, seed):
+    rows = [[f"Owl {n}", str(100 + n), f"Place {n}"] for n in range(20)]
+    asked = TableQuestion(
+        "Where does Owl 13 live?", "Place 13", 13, ("name", "grams", "place"), rows
+    )
+    episode = markdown_episode(asked, random.Random(seed), tokenizer)
+    texts = [tokenizer.decode(item[1].ids.tolist()) for item in episode.items]
+    assert 1 <= len(texts) <= 3
+    held = [i for i, text in enumerate(texts) if "place 13" in text]
+    if held:
+        [(item, first, last)] = episode.answers
+        ids = episode.items[item][1].ids[first : last + 1]
+        assert ([item], tokenizer.decode(ids.tolist())) == (held, "place 13")
+    else:
+        assert episode.answers == episode.gold == []
+
+
+def test_a_markdown_table():
+    told = markdown(("a", "b"), [("1", "x  y"), ("2", "z")])
+    assert told == "| a | b |\n|---|---|\n| 1 | x y |\n| 2 | z |"
+    assert markdown(None, [("1",)]) == "| 1 |"
 
 
 def test_token_range_finds_the_words_of_the_characters(article):

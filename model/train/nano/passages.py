@@ -1,11 +1,10 @@
-"""Reading episodes: SQuAD with passages of the same article, and table rows as cards."""
+"""Reading episodes: SQuAD with passages of the same article."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,74 +176,3 @@ def squad_episode(
         answers = [(index, *r) for r in ranges if r is not None]
         at = [index] if answers else []
     return Episode(asked.question, items or [(prefix, EMPTY)], answers, at)
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TableQuestion:
-    question: str
-    answer: str
-    row: int
-    cards: list[str]
-
-
-def load_tables(data: Path, part: str) -> list[TableQuestion]:
-    """Questions that one row answers: the answer is a cell of that row alone, and the question
-    names something else of it. A tenth of the tables, by a digest of their name, is `val`."""
-    import zlib
-
-    out = []
-    path = data / "text" / "wikitablequestions-train.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            table = json.loads(line)
-            if (zlib.crc32(table["table"].encode()) % 10 == 0) != (part == "val"):
-                continue
-            cards = [card(table["header"], row) for row in table["rows"]]
-            for qa in table["qas"]:
-                row = _row_of(table["rows"], qa)
-                if row is not None:
-                    out.append(TableQuestion(qa["question"], qa["answers"][0], row, cards))
-    return out
-
-
-def card(header: Sequence[str], row: Sequence[str]) -> str:
-    cells = zip(header, row, strict=False)
-    return "; ".join(f"{' '.join(k.split())}: {' '.join(v.split())}" for k, v in cells if v.strip())
-
-
-def _row_of(rows: list[list[str]], qa: dict[str, Any]) -> int | None:
-    if len(qa["answers"]) != 1:
-        return None
-    answer = qa["answers"][0].strip().lower()
-    holding = [i for i, row in enumerate(rows) if any(c.strip().lower() == answer for c in row)]
-    if len(holding) != 1:
-        return None
-    question = qa["question"].lower()
-    named = any(
-        len(c.strip()) > 2 and c.strip().lower() in question
-        for c in rows[holding[0]]
-        if c.strip().lower() != answer
-    )
-    return holding[0] if named else None
-
-
-def table_episode(asked: TableQuestion, rng: random.Random, tokenizer: Any) -> Episode:
-    """Up to six rows of the table; without the gold row in 15 %."""
-    others = [i for i in range(len(asked.cards)) if i != asked.row]
-    rows = rng.sample(others, min(len(others), rng.randint(1, 5)))
-    answerable = rng.random() > 0.15 or not rows
-    if answerable:
-        rows.insert(rng.randint(0, len(rows)), asked.row)
-    coded = [t.cut(0, 90) for t in tokenise(tokenizer, [asked.cards[i] for i in rows])]
-    answers = []
-    if answerable:
-        at = rows.index(asked.row)
-        for start, end in occurrences(asked.cards[asked.row].lower(), asked.answer.lower()):
-            place = token_range(coded[at], start, end)
-            if place is not None:
-                answers.append((at, *place))
-    none = np.zeros(0, np.int32)
-    return Episode(asked.question, [(none, t) for t in coded], answers, [a[0] for a in answers[:1]])

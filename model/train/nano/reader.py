@@ -31,12 +31,13 @@ from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import UNLIKE, similarities
 from rag_owl.model.nano.reader import Reader, Rows, Sight
 from rag_owl.model.nano.window import Piece, Window, collate, lay_out, spread, tokenise
-from rag_owl.model.train.nano import passages, pictures, statements
+from rag_owl.model.train.nano import passages, pictures, statements, tables
 from rag_owl.model.train.nano.cards import card_episode, card_statements
 from rag_owl.model.train.nano.episodes import PictureEpisodes
 from rag_owl.model.train.nano.eyes import save
-from rag_owl.model.train.nano.passages import Episode
+from rag_owl.model.train.nano.passages import PASSAGE_TOKENS, Episode
 
+LONG_TOKENS = 200
 KINDS = ("read", "look", "support", "read", "look", "read", "support", "read")
 
 
@@ -56,7 +57,7 @@ class Material:
         self.asked = [(a, q) for a in self.articles for q in a.questions]
         titles = tokenise(self.tokenizer, [f"{a.title}." for a in self.articles])
         self.titles = {a.title: t.ids for a, t in zip(self.articles, titles, strict=True)}
-        self.tables = passages.load_tables(data, part)
+        self.tables = tables.load_tables(data, part)
         self.order = random.Random(1).sample(range(len(self.asked)), len(self.asked))
         train = pictures.load(data, cache, "train")
         self.flags = pictures.load_flags(data)
@@ -85,10 +86,8 @@ class Material:
             ]
         which = which if kind == "read" else 1.0
         if which < 0.08:
-            return kind, [
-                passages.table_episode(rng.choice(self.tables), rng, self.tokenizer)
-                for _ in range(size)
-            ]
+            made = tables.table_episode if which < 0.04 else tables.markdown_episode
+            return kind, [made(rng.choice(self.tables), rng, self.tokenizer) for _ in range(size)]
         if which < 0.22:
             cards = rng.randint(2, 5)
             return kind, [
@@ -96,7 +95,9 @@ class Material:
                 for _ in range(3 * size // 2)
             ]
         count = rng.choice((1, 1, 2, 2, 3, 4) if kind == "read" else (1, 1, 1, 2))
-        rows = int(size * {1: 5, 2: 3, 3: 2, 4: 1.5}[count] / 2)
+        # What a splitter makes of documents is longer than what fits four times into a row.
+        long = count < 3 and rng.random() < 0.5
+        rows = int(size * {1: 5, 2: 3, 3: 2, 4: 1.5}[count] * (0.3 if long else 0.5))
         first = (step * world + rank) * 2 * size
         out: list[Episode] = []
         for i in range(rows):
@@ -106,6 +107,7 @@ class Material:
                 out.append(passages.squad_episode(
                     article, asked, rng, prefix,
                     passages=count, answerable=rng.random() > 0.15,
+                    limit=LONG_TOKENS if long else PASSAGE_TOKENS,
                 ))  # fmt: skip
             elif i < rows // 2:  # the true statement and a false one of the same question
                 out += [
