@@ -13,18 +13,21 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.quality.choosing import met
 from benchmarks.quality.nano_reading import Case, cases, context
 from benchmarks.quality.scores import f1, roc_area
 from rag_owl.model.nano.answerer import NanoAnswerer
 from rag_owl.model.nano.signals import held
 from rag_owl.model.train.nano.export import logistic
-from rag_owl.model.train.nano.passages import load_tables
+from rag_owl.model.train.nano.tables import load_tables
+from rag_owl.types import Context
 
 Floats = NDArray[np.float64]
 KEPT = 0.95  # of the answerable questions are answered at the threshold that ships
@@ -58,45 +61,73 @@ def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats
 
 
 def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
-    """Over articles and tables kept apart: how much an item's own logit and the question's terms
-    in it count beside the pointer (the right item's span among all), the slope and offset from the
-    best span's score to the probability that the sources hold the answer, and the threshold that
-    keeps `KEPT` of the articles' answerable questions."""
-    from benchmarks.quality.calibrate import reliability, sigmoid
+    """Over articles and tables kept apart: how much the question's terms in an item count beside
+    the pointer (the right item's span among all), the slope and offset from the best span's score
+    to the probability that the sources hold the answer, and the threshold that keeps `KEPT` of the
+    articles' answerable questions."""
     from rag_owl.blobs import FolderBlobs
 
-    text = cases(data, count, calibration=True, seed=5)
-    asked = text + tables(data)
+    asked = _contexts(data, count)
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
     model.calibrate(plain_item=0.0, plain_terms=0.0)
-    signs: list[Floats] = []  # per context: (items, 3)
+    signs: list[Floats] = []  # per context: (items, 2)
     golds: list[NDArray[np.bool_]] = []
-    for case in asked:
-        for texts in (case.texts, case.without):
-            found = model.point(context(case.question, texts), [], [None] * len(texts))
-            rows = [[s.score, s.item_logit, held(case.question, texts[s.item])] for s in found]
-            signs.append(np.array(rows))
-            golds.append(np.array([s.item == case.gold and texts is case.texts for s in found]))
+    for _, shown, gold in asked:
+        found = model.point(shown, [], [None] * len(shown.sources))
+        signs.append(np.array([[s.score, _held(shown, s.item)] for s in found]))
+        golds.append(np.array([gold[s.item] for s in found]))
+    return fit([kind for kind, _, _ in asked], signs, golds)
+
+
+def fit(
+    each_kind: Sequence[str], signs: Sequence[Floats], golds: Sequence[NDArray[np.bool_]]
+) -> dict[str, Any]:
+    """Per context: its kind, (items, 2) the pointer's score and the share of the question's terms
+    that the item holds, and which items hold the answer -> what `calibrate` writes."""
+    from benchmarks.quality.calibrate import reliability, sigmoid
+
+    kinds = np.array(each_kind)
     weights, _ = logistic(np.concatenate(signs), np.concatenate(golds))
     weights = weights / weights[0]
     best = np.array([float((x @ weights).max()) for x in signs])
-    holds = np.tile([True, False], len(asked))
+    holds = np.array([bool(g.any()) for g in golds])
     slope, offset = logistic(best[:, None], holds)
     likely = sigmoid(best * slope[0] + offset)
-    first = np.arange(len(best)) < 2 * len(text)
+    right = np.array([g[(x @ weights).argmax()] for x, g in zip(signs, golds, strict=True)])
+    measured = {}
+    for kind in ("passages", "tables", "found"):
+        at = kinds == kind
+        measured[f"right_item_{kind}"] = float(right[at & holds].mean())
+        area = roc_area(best[at & holds].tolist(), best[at & ~holds].tolist())
+        measured[f"roc_area_{kind}"] = area
     return {
-        "plain_item": float(weights[1]),
-        "plain_terms": float(weights[2]),
+        "plain_terms": float(weights[1]),
         "plain_slope": float(slope[0]),
         "plain_offset": offset,
-        "plain_threshold": float(np.quantile(likely[holds & first], 1 - KEPT)),
-        "right_item": float(np.mean([g[(x @ weights).argmax()] for x, g in
-                                     zip(signs[::2], golds[::2], strict=True)])),
-        "roc_area": roc_area(best[holds & first].tolist(), best[~holds & first].tolist()),
-        "roc_area_tables": roc_area(best[holds & ~first].tolist(), best[~holds & ~first].tolist()),
+        "plain_threshold": float(np.quantile(likely[holds & (kinds != "tables")], 1 - KEPT)),
+        **measured,
         "reliability": reliability(likely, holds),
-    }  # fmt: skip
+    }
+
+
+def _contexts(data: Path, count: int) -> list[tuple[str, Context, Sequence[bool]]]:
+    """(kind, what the reader is shown, which sources hold the answer): passages and table rows
+    with the answer and without, and what a search finds in a collection of articles."""
+    out: list[tuple[str, Context, Sequence[bool]]] = []
+    groups = (("passages", cases(data, count, calibration=True, seed=5)), ("tables", tables(data)))
+    for kind, asked in groups:
+        for case in asked:
+            gold = [i == case.gold for i in range(len(case.texts))]
+            out.append((kind, context(case.question, case.texts), gold))
+            out.append((kind, context(case.question, case.without), [False] * len(gold)))
+    out += [("found", each.context, each.gold) for each in met(data, count, calibration=True)]
+    return out
+
+
+def _held(shown: Context, source: int) -> float:
+    item = shown.sources[source].item
+    return held(shown.question.text, item.text or "", f"{item.title} {item.heading}")
 
 
 def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, float]]:

@@ -32,23 +32,24 @@ LEFT_OUT = 4  # articles that are asked about and are not in the collection
 COLLECTION = "validation"
 
 
-def articles(data: Path) -> dict[str, list[dict[str, Any]]]:
-    """Title -> paragraphs of the articles that figures are measured on."""
+def articles(data: Path, calibration: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Title -> paragraphs of the articles that figures are measured on, or thresholds set on."""
     found: dict[str, list[dict[str, Any]]] = {}
     with gzip.open(data / "text" / "squad-train.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             paragraph = json.loads(line)
             found.setdefault(paragraph["title"], []).append(paragraph)
-    titles = list(found)[-VALIDATION_ARTICLES:][CALIBRATION_ARTICLES:]
+    titles = list(found)[-VALIDATION_ARTICLES:]
+    titles = titles[:CALIBRATION_ARTICLES] if calibration else titles[CALIBRATION_ARTICLES:]
     return {title: found[title] for title in titles}
 
 
-def write(data: Path, folder: Path, count: int, seed: int = 0) -> Path:
+def write(data: Path, folder: Path, count: int, seed: int = 0, calibration: bool = False) -> Path:
     """`texts/` and `questions.jsonl` in the folder; -> the questions."""
     texts = folder / "texts"
     texts.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    found = list(articles(data).items())
+    found = list(articles(data, calibration).items())
     asked, unknown = [], []
     for number, (title, paragraphs) in enumerate(found):
         name = f"{title.replace('/', '_')}.txt"

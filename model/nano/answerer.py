@@ -36,6 +36,9 @@ _WHAT_IS_IT = re.compile(
 _LIST = re.compile(
     r"(?:which|what|list|name|give)\s+(?:(?:all|the|of|are)\s+)*(?!does\b|this\b)\w{3,}s\s+\w", re.I
 )
+# Tokens of a window that several texts share. Of many that stand side by side the reader takes the
+# right one less often than of few, and points less exactly: `benchmarks.quality.choosing`.
+_TOGETHER = 224
 _LIST_MARGIN = 2.0  # a further item of a list scores at most this much below the best
 
 
@@ -169,8 +172,9 @@ class NanoAnswerer:
     ) -> list[Span]:
         """The best span of every source that has text, best first.
 
-        Beside the pointer, the item's own logit and the share of the question's terms that it
-        holds count, as weighed by `benchmarks.quality.abstention` (with a picture, by `export`).
+        Beside the pointer, the share of the question's terms that the source holds counts, as
+        weighed by `benchmarks.quality.abstention`; with a picture, the item's own logit as well, as
+        weighed by `export`.
         looks: filled with what each source's pieces paid to pictures, where the user shows one.
         """
         watch = looks is not None and bool(user)
@@ -229,7 +233,9 @@ class NanoAnswerer:
                 missing = range(max(0, shown.LEAST_PICTURED - len(pictured)))
                 beside = [(len(read) + n, "", shown.STAND_IN) for n in missing]
                 laid[pictured[-1] + 1 : pictured[-1] + 1] = beside
-        windows = self._windows(context.question.text, [(head, text) for _, head, text in laid])
+        windows = self._windows(
+            context.question.text, [(head, text) for _, head, text in laid], bool(user)
+        )
         for window in windows:
             window.pieces = [replace(p, item=laid[p.item][0]) for p in window.pieces]
         return windows
@@ -240,10 +246,12 @@ class NanoAnswerer:
         every = enumerate(context.sources)
         return tuple(s.item.id for i, s in every if i not in read and s.item.text)
 
-    def _windows(self, question: str, items: Sequence[tuple[str, str]]) -> list[Window]:
+    def _windows(
+        self, question: str, items: Sequence[tuple[str, str]], pictured: bool
+    ) -> list[Window]:
         flat = tokenise(self._tokenizer, [question, *[t for item in items for t in item]])
         pairs = [(flat[1 + 2 * i].ids, flat[2 + 2 * i]) for i in range(len(items))]
-        return pack(flat[0].ids, pairs)
+        return pack(flat[0].ids, pairs, together=512 if pictured else _TOGETHER)
 
     def ablate(self, context: Context, draft: Draft) -> list[float | None]:
         """Implements `rag_owl.ports.Ablator`; see `ablation`."""

@@ -86,10 +86,12 @@ def pack(
     question: NDArray[np.int32],
     items: Sequence[tuple[NDArray[np.int32], Tokens]],
     limit: int = 512,
+    together: int = 512,
 ) -> list[Window]:
     """Windows of whole items in order; an item longer than a window becomes overlapping pieces.
 
-    items: (prefix ids, text) each. Every window has the question and at most `limit` tokens.
+    items: (prefix ids, text) each. Every window has the question and at most `limit` tokens, or
+    `together` where several items share it.
     """
     room = limit - 2 - min(len(question), MAX_QUESTION)
     windows: list[list[Piece]] = [[]]
@@ -100,7 +102,7 @@ def pack(
         at = 0
         while True:
             piece = Piece(index, prefix, text.cut(at, at + stride))
-            if used + piece.length > room and windows[-1]:
+            if used + piece.length > room - (limit - together) and windows[-1]:
                 windows.append([])
                 used = 0
             windows[-1].append(piece)
