@@ -37,7 +37,10 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        detail = f"no HTTP request, or more than {HEADER_BYTES:,} bytes before its body"
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # answered already
+            self.transport.close()
+            return
+        detail = f"no valid HTTP, or more than {HEADER_BYTES:,} bytes before the body"
         body = json.dumps({"type": "about:blank", "title": "Bad Request", "status": 400,
                            "detail": detail, "field": None}).encode()  # fmt: skip
         headers = [
@@ -45,12 +48,11 @@ class TimedProtocol(H11Protocol):
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
         ]
-        for event in (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        self.transport.write(self.conn.send(response) or b"")
+        # In the answer to a HEAD request h11 lets no body through.
+        if self.scope is None or self.scope["method"] != "HEAD":
+            self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
         self.transport.close()
 
     def _begin(self) -> None:

@@ -87,7 +87,7 @@ def reindex_collection(
     but the live ones. Names are those that the operator registered.
     """
     with db.reading(owl.engine) as session:
-        in_use = generations.embedders_in_use(session)
+        in_use = generations.embedders_in_use(session, collections.get(session, name).key)
     answerer = reindexing.check_names(
         settings, wanted.text_embedder, wanted.picture_embedder, wanted.answerer, in_use
     )

@@ -62,9 +62,9 @@ def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats
 
 def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
     """Over articles and tables kept apart: how much the question's terms in an item count beside
-    the pointer (the right item's span among all), the slope and offset from the best span's score
-    to the probability that the sources hold the answer, and the threshold that keeps `KEPT` of the
-    articles' answerable questions."""
+    the score of its best span (the right item's among all; see `pointing.spans`), the slope and
+    offset from the best of both to the probability that the sources hold the answer, and the
+    threshold that keeps `KEPT` of the articles' answerable questions."""
     from rag_owl.blobs import FolderBlobs
 
     asked = _contexts(data, count)
@@ -83,7 +83,7 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
 def fit(
     each_kind: Sequence[str], signs: Sequence[Floats], golds: Sequence[NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """Per context: its kind, (items, 2) the pointer's score and the share of the question's terms
+    """Per context: its kind, (items, 2) the best span's score and the share of the question's terms
     that the item holds, and which items hold the answer -> what `calibrate` writes."""
     from benchmarks.quality.calibrate import reliability, sigmoid
 

@@ -4,7 +4,7 @@
 
 Articles that nothing was trained or set on are ingested; each question is searched for, and the
 reader gets the five items that are found, as it does in the product. Baselines in the same run: the
-search's first item, and the pointer's score alone.
+search's first item, and the pointer's score (with half of the item's logit) alone.
 """
 
 from __future__ import annotations

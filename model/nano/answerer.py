@@ -124,8 +124,7 @@ class NanoAnswerer:
                 lambda span: self.answerable(span.score, bool(user)),
                 self._heatmaps.boxes(user, items, looks),
             )
-            read = {span.item for span in found}
-            return replace(draft, left_out=self._not_read(context, read) if user else ())
+            return replace(draft, left_out=self._not_read(context, user, items))
         if user and _WHAT_IS_IT.search(context.question.text):
             recognised = drafts.recognised(context, self._looker, user, items)
             if recognised is not None:
@@ -172,9 +171,9 @@ class NanoAnswerer:
     ) -> list[Span]:
         """The best span of every source that has text, best first.
 
-        Beside the pointer, the share of the question's terms that the source holds counts, as
-        weighed by `benchmarks.quality.abstention`; with a picture, the item's own logit as well, as
-        weighed by `export`.
+        Beside the span's score (see `pointing.spans`), the share of the question's terms that the
+        source holds counts, as weighed by `benchmarks.quality.abstention`; with a picture, more or
+        less of the item's own logit as well, as weighed by `export`.
         looks: filled with what each source's pieces paid to pictures, where the user shows one.
         """
         watch = looks is not None and bool(user)
@@ -240,9 +239,13 @@ class NanoAnswerer:
             window.pieces = [replace(p, item=laid[p.item][0]) for p in window.pieces]
         return windows
 
-    @staticmethod
-    def _not_read(context: Context, read: set[int]) -> tuple[str, ...]:
+    def _not_read(
+        self, context: Context, user: Sequence[Seen], items: Sequence[Seen | None]
+    ) -> tuple[str, ...]:
         """Ids of sources with text that were left out beside more alike ones."""
+        if not user:
+            return ()
+        read = set(shown.shortlist(self._looker.nearest(user, items)))
         every = enumerate(context.sources)
         return tuple(s.item.id for i, s in every if i not in read and s.item.text)
 

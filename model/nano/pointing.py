@@ -100,12 +100,18 @@ def whole(text: str, start: int, end: int) -> tuple[int, int]:
     """[start, end) so that nothing is cut that belongs together.
 
     Widened to whole words and numbers (not "9 million" of "60.9 million") and to all of a piece of
-    code between backticks; a bracket that only one end of it has is closed where the other is near,
-    or left out, as marks at its ends are.
+    code between backticks, which stays as it is. Of all else a bracket is closed where its other
+    half is near, or left out at an end; marks of bold text or of code are left out where their
+    other half is.
     """
-    a, b = _whole_code(text, *_whole_words(text, start, end))
+    a, b = _whole_words(text, start, end)
+    a, b, is_code = _whole_code(text, a, b)
+    if is_code:
+        return a, b
     for opening, closing in ("()", "[]", "“”"):
         a, b = _closed(text, a, b, opening, closing)
+    for mark in "*`":
+        a, b = _unmarked(text, a, b, mark)
     while a < b and text[a] in _EDGES:
         a += 1
     while a < b and text[b - 1] in _EDGES:
@@ -113,9 +119,11 @@ def whole(text: str, start: int, end: int) -> tuple[int, int]:
     return (a, b) if a < b else (start, end)
 
 
-_EDGES = " \t\n|*`"
-_CODE = re.compile(r"`([^`\n]{1,80})`")
+_EDGES = " \t\n|"
+_CODE = re.compile(r"(?<!`)(`+)(?!`)([^\n]*?)(?<!`)\1(?!`)")
+_LONGEST_CODE = 80  # characters
 _NEAR = 40  # characters
+_STOPS = re.compile(r"[\n|]|[.!?]\s")  # a bracket's other half stands in the same cell and sentence
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
@@ -126,31 +134,66 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _whole_code(text: str, start: int, end: int) -> tuple[int, int]:
-    """What begins or ends in a piece of code, with all of it."""
+def _whole_code(text: str, start: int, end: int) -> tuple[int, int, bool]:
+    """What begins or ends in a piece of code, with all of it; and whether it is nothing else."""
     line = text.rfind("\n", 0, start) + 1
-    for code in _CODE.finditer(text, line, min(len(text), end + 80)):
-        a, b = code.span(1)
-        if a <= start < b and end <= b:  # all of it in the code
-            return a, b
-        if a < end < b or a < start < b:
-            start, end = min(start, a), max(end, b)
-    return start, end
+    line_end = text.find("\n", end)
+    for code in _CODE.finditer(text, line, len(text) if line_end < 0 else line_end):
+        inside = code[2]
+        if len(inside) > _LONGEST_CODE or inside != inside.strip():
+            continue
+        if code.start() <= start and end <= code.end():
+            return *code.span(2), True
+        if code.start() < end and start < code.end():
+            start, end = min(start, code.start()), max(end, code.end())
+    return start, end, False
 
 
 def _closed(text: str, start: int, end: int, opening: str, closing: str) -> tuple[int, int]:
-    inside = text[start:end]
-    more = inside.count(opening) - inside.count(closing)
-    if more > 0:
-        after = text[end : end + _NEAR].partition("\n")[0]
-        if closing in after:
+    opened: list[int] = []
+    stray: list[int] = []
+    for at in range(start, end):
+        if text[at] == opening:
+            opened.append(at)
+        elif text[at] == closing:
+            if opened:
+                opened.pop()
+            else:
+                stray.append(at)
+    if len(opened) + len(stray) != 1:
+        return start, end
+    if opened:
+        after = _STOPS.split(text[end : end + _NEAR])[0]
+        if closing in after and opening not in after[: after.index(closing)]:
             return start, end + after.index(closing) + 1
-        return start, start + inside.rindex(opening)
-    if more < 0:
-        before = text[max(0, start - _NEAR) : start].rpartition("\n")[2]
-        if opening in before:
+        if opened[0] == start:
+            return start + 1, end
+        return start, opened[0] if opened[0] - start >= end - opened[0] else end
+    if stray[0] == end - 1:
+        before = _STOPS.split(text[max(0, start - _NEAR) : start])[-1]
+        if opening in before and closing not in before[before.rindex(opening) :]:
             return start - len(before) + before.rindex(opening), end
-        return start, start + inside.rindex(closing)
+        return start, end - 1
+    return start, end
+
+
+def _unmarked(text: str, start: int, end: int, mark: str) -> tuple[int, int]:
+    """Without a mark at both ends, or at one whose other half stands outside in its line."""
+    inside = text[start:end]
+    first = len(inside) - len(inside.lstrip(mark))
+    last = len(inside) - len(inside.rstrip(mark))
+    if first == len(inside) or first + last != inside.count(mark):
+        return start, end
+    if first and not last:
+        beyond = text[end:].partition("\n")[0]
+    elif last and not first:
+        beyond = text[:start].rpartition("\n")[2]
+    else:
+        beyond = mark * first
+    if first and last and first != last:
+        return start, end
+    if mark * max(first, last) in beyond:
+        return start + first, end - last
     return start, end
 
 

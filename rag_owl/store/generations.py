@@ -116,10 +116,12 @@ def close_until(session: Session, key: int, until: float | None) -> None:
     )
 
 
-def embedders_in_use(session: Session) -> set[str]:
-    """Of any generation, as it has them: with their revisions."""
+def embedders_in_use(session: Session, collection_key: int) -> set[str]:
+    """Of any of its generations, as they have them: with their revisions."""
     rows = session.execute(
-        select(GenerationRow.text_embedder, GenerationRow.picture_embedder).distinct()
+        select(GenerationRow.text_embedder, GenerationRow.picture_embedder)
+        .where(GenerationRow.collection_key == collection_key)
+        .distinct()
     )
     return {name for row in rows for name in row}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 import time
@@ -201,6 +202,25 @@ def test_what_is_no_request_is_told_so_as_all_errors_are(sent: bytes) -> None:
     told = schemas.Problem.model_validate_json(body)
     assert told.status == 400
     assert "131,072 bytes" in told.detail
+
+
+@pytest.mark.parametrize("method", [b"POST", b"HEAD"])
+def test_a_body_that_breaks_after_its_answer_is_no_error_of_ours(
+    method: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def at_once(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no key", 401)(scope, receive, send)
+
+    with (
+        caplog.at_level(logging.ERROR, "asyncio"),
+        listening(at_once, http=protocol.TimedProtocol) as address,
+        socket.create_connection(address, PATIENCE) as raw,
+    ):
+        raw.sendall(method + b" / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert b" 401 " in _until(raw, lambda said: b"\r\n\r\n" in said)
+        raw.sendall(b"zz\r\n")
+        _until(raw, lambda said: False)
+    assert not caplog.records
 
 
 def _until(raw: socket.socket, enough: Callable[[bytes], bool]) -> bytes:

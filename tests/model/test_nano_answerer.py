@@ -224,26 +224,35 @@ def test_no_word_or_number_is_cut():
 
 
 @pytest.mark.parametrize(
-    ("part", "wanted"),
+    ("text", "part", "wanted"),
     [
-        ("doctor", "rag-owl doctor --deep"),
-        ("`rag-owl", "rag-owl doctor --deep"),
-        ("docker/constraints", "docker/constraints.txt"),
-        ("/data` (a vol", "/data` (a volume)"),
-        ("removes (or", "removes"),
-        ("10001 |", "10001"),
-        ("1976) in", "(Wozniak, 1976) in"),
-        ("**bold**", "bold"),
-        ("|", "|"),
+        ("run `rag-owl doctor --deep` now", "doctor", "rag-owl doctor --deep"),
+        ("run `rag-owl doctor --deep` now", "`rag-owl", "rag-owl doctor --deep"),
+        ("see `docker/constraints.txt`.", "docker/constraints", "docker/constraints.txt"),
+        ("The path `/v1/*` matches", "v1", "/v1/*"),
+        ("The pattern `*.md` matches", "*.md", "*.md"),
+        ("all *.md files", "*.md", "*.md"),
+        ("call `f(`", "f(", "f("),
+        ("use `a` or `b`", "`a` or `b`", "`a` or `b`"),
+        (f"run `{'x' * 97}` and wait an hour, then call `y`", "an hour", "an hour"),
+        ("an odd ` and hold for two seconds, then `y`", "two seconds", "two seconds"),
+        ("`/data` (a volume) is", "`/data` (a vol", "`/data` (a volume)"),
+        ("removes (or names what lies far, far away from where it was)", "removes (or", "removes"),
+        ("| user | 10001 | x |", "10001 |", "10001"),
+        ("(Wozniak, 1976) in", "1976)", "(Wozniak, 1976)"),
+        ("1) Preheat the oven", "1) Preheat the oven", "1) Preheat the oven"),
+        ("(1) Paris 2) Rome", "2) Rome", "2) Rome"),
+        ("| foo (bar | baz) | c |", "foo (bar", "foo"),
+        ("330 m (1,083 ft tall. It was built (in 1889)", "330 m (1,083 ft tall", None),
+        ("((a b) c) d", "((a b", "((a b"),
+        ("is **bold** text", "**bold**", "bold"),
+        ("is **bold** text", "**bold", "bold"),
+        ("**bold** and **fat**", "**bold** and **fat**", "**bold** and **fat**"),
+        ("a | b", "|", "|"),
     ],
 )
-def test_no_code_or_bracket_is_cut(part: str, wanted: str):
+def test_no_code_or_bracket_is_cut(text: str, part: str, wanted: str | None):
     from rag_owl.model.nano.pointing import whole
 
-    text = (
-        "`rag-owl doctor --deep` removes (or names what lies far, far away from where it was once, "
-        "see `docker/constraints.txt`.\n| user | 10001 | `/data` (a volume) |\n"
-        "**bold** (Wozniak, 1976) in"
-    )
     start = text.index(part)
-    assert text[slice(*whole(text, start, start + len(part)))] == wanted
+    assert text[slice(*whole(text, start, start + len(part)))] == (wanted or part)

@@ -97,7 +97,7 @@ class Material:
         count = rng.choice((1, 1, 2, 2, 3, 4) if kind == "read" else (1, 1, 1, 2))
         # What a splitter makes of documents is longer than what fits four times into a row.
         long = count < 3 and rng.random() < 0.5
-        rows = int(size * {1: 5, 2: 3, 3: 2, 4: 1.5}[count] * (0.3 if long else 0.5))
+        rows = max(2, int(size * {1: 5, 2: 3, 3: 2, 4: 1.5}[count] * (0.3 if long else 0.5)))
         first = (step * world + rank) * 2 * size
         out: list[Episode] = []
         for i in range(rows):

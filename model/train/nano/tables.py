@@ -94,8 +94,9 @@ def table_episode(asked: TableQuestion, rng: random.Random, tokenizer: Any) -> E
 
 def markdown_episode(asked: TableQuestion, rng: random.Random, tokenizer: Any) -> Episode:
     """One to three pieces of the table in Markdown, as a splitter leaves them: the first has the
-    header, the others have it in half of the cases. Without the gold row in 15 %."""
-    answerable = rng.random() > 0.15
+    header, the others have it in half of the cases. Without the gold row in 15 %, and where it is
+    cut off."""
+    answerable = rng.random() > 0.15 or len(asked.rows) == 1
     kept = [i for i in range(len(asked.rows)) if answerable or i != asked.row]
     pieces: list[list[int]] = []
     while kept and len(pieces) < 24:
@@ -115,19 +116,27 @@ def markdown_episode(asked: TableQuestion, rng: random.Random, tokenizer: Any) -
     ]
     rng.shuffle(order := list(range(len(shown))))
     at = next((n for n, o in enumerate(order) if shown[o] == holding), None)
-    return _episode(asked, [texts[o] for o in order], at, tokenizer, PIECE_TOKENS)
+    line = markdown(None, [asked.rows[asked.row]])  # not the same words in another row
+    return _episode(asked, [texts[o] for o in order], at, tokenizer, PIECE_TOKENS, line)
 
 
 def _episode(
-    asked: TableQuestion, texts: Sequence[str], at: int | None, tokenizer: Any, longest: int
+    asked: TableQuestion,
+    texts: Sequence[str],
+    at: int | None,
+    tokenizer: Any,
+    longest: int,
+    line: str = "",
 ) -> Episode:
-    """at: which of the texts holds the answer."""
+    """at: which of the texts holds the answer; line: the part of it that does, if not all."""
     coded = [t.cut(0, longest) for t in tokenise(tokenizer, list(texts))]
     answers = []
     if at is not None:
+        low = texts[at].index(line)
+        high = low + len(line) if line else len(texts[at])
         for start, end in occurrences(texts[at].lower(), asked.answer.lower()):
             place = token_range(coded[at], start, end)
-            if place is not None:
+            if place is not None and low <= start < high:
                 answers.append((at, *place))
     none = np.zeros(0, np.int32)
     return Episode(asked.question, [(none, t) for t in coded], answers, [a[0] for a in answers[:1]])
