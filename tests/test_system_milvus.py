@@ -19,6 +19,7 @@ from rag_owl.indexer.segment import search_segments
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.indexer.vector_store import VectorStore
 from rag_owl.store import segments
+from tests import databases
 
 pytest.importorskip("milvus_lite")
 
@@ -208,6 +209,7 @@ def test_vectors_of_a_batch_that_was_never_committed_are_not_found(
         assert [hit.item.document_name for hit in found] == ["owls.txt", "trees.txt"]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_moving_between_faiss_and_milvus_is_a_reindex(
     opened: Callable[..., RagOwl], files: Path
 ) -> None:
@@ -224,6 +226,7 @@ def test_moving_between_faiss_and_milvus_is_a_reindex(
         owl.reindex("things", action="drop")
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_collection_that_milvus_lost_is_made_again(
     opened: Callable[..., RagOwl], files: Path
 ) -> None:
@@ -237,6 +240,7 @@ def test_a_collection_that_milvus_lost_is_made_again(
         assert names(owl, "which bird hunts in the dark", k=1, channels=["text"]) == ["owls.txt"]
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_a_restore_makes_the_vectors_again_that_a_backup_leaves_to_milvus(
     opened: Callable[..., RagOwl],
     files: Path,
@@ -248,9 +252,10 @@ def test_a_restore_makes_the_vectors_again_that_a_backup_leaves_to_milvus(
         owl.ingest("things", [files])
         report = owl.backup(tmp_path / "owl.backup")
     assert (report.lacking, len(report.elsewhere), report.segments) == ((), 2, 0)
-    restored = RagOwl.restore(tmp_path / "owl.backup", tmp_path / "again", milvus_url=server)
+    again = databases.to_restore_into(tmp_path / "again")
+    restored = RagOwl.restore(tmp_path / "owl.backup", again, milvus_url=server)
     assert restored.reindexed == ("things",)
-    with RagOwl.open(tmp_path / "again", milvus_url=server) as owl:
+    with RagOwl.open(again, milvus_url=server) as owl:
         owl.models._loaded.update(embedders)
         (job,) = [job for job in owl.jobs() if job.kind == "reindex"]
         assert owl.wait_for_job(job.id).state == "done"

@@ -23,6 +23,7 @@ from rag_owl.evaluation import dataset, page, replay, replay_page, run, summary
 from rag_owl.evaluation.dataset import Asked
 from rag_owl.evaluation.journal import FILE, Journal, read
 from rag_owl.evaluation.places import Gold
+from tests import databases
 
 RIVERS = {
     "amur": "The Amur is a river in East Asia. It is 2,824 kilometres long.",
@@ -52,7 +53,9 @@ def questions(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RagOwl]:
+def rivers(
+    tmp_path_factory: pytest.TempPathFactory, module_on_each_database: None
+) -> Iterator[RagOwl]:
     folder = tmp_path_factory.mktemp("rivers")
     for name, text in RIVERS.items():
         (folder / f"{name}.txt").write_text(text)
@@ -249,7 +252,11 @@ def test_a_killed_run_goes_on_where_it_was(rivers: RagOwl, questions: Path, tmp_
         "--model", "sentences", "--judge", "none", "--json", "--out", folder,
     ]))  # fmt: skip
     command = str(Path(sys.executable).with_name("rag-owl"))
-    process = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [command, *arguments],
+        stdout=subprocess.DEVNULL,
+        env=databases.environment(rivers.folder),
+    )
     while process.poll() is None and _lines(folder / FILE) < 4:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -315,6 +322,7 @@ def test_unknown_collections_and_models_end_it_before_any_question(
 # --- asked again ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("on_each_database")
 def test_replay_lists_what_changed_with_both_evidences(tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
