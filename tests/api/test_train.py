@@ -126,6 +126,23 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     assert (model.best(example.context()).score) != bundled.best(example.context()).score
 
 
+def test_examples_are_laid_out_as_they_will_be_met(made, tmp_path: Path, monkeypatch):
+    root, _ = made
+    around = Surroundings(lambda: None, Pictures(root / "examples"), tmp_path / "features", 0, 64)
+    model = load_answerer("owl-nano", around)
+    read, seen = model._read, []
+    monkeypatch.setattr(
+        model, "_read", lambda windows, *a: seen.extend(windows) or read(windows, *a)
+    )
+    examples = [e for e in read_examples(root / "examples") if e.gold]
+    assert {bool(example.images) for example in examples} == {True, False}
+    for example in examples:
+        prepared = further.prepare(model, example)
+        seen.clear()
+        model.answer(example.context())
+        assert [w.ids for w in prepared.windows] == [w.ids for w in seen]
+
+
 def test_a_run_goes_on_with_its_own_examples_alone(made, tmp_path: Path):
     root, _ = made
     out = tmp_path / "out"

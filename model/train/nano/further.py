@@ -63,7 +63,7 @@ class Prepared:
 def prepare(answerer: NanoAnswerer, example: Example) -> Prepared | None:
     """None where the answer stands in none of the gold items: there is nothing to point at."""
     context = example.context()
-    windows = answerer._windows_of(context)
+    windows = answerer._windows_of(context, *answerer.look_at(context))  # as it will meet them
     starts: list[list[int]] = []
     ends: list[list[int]] = []
     gold: list[list[bool]] = []
@@ -72,9 +72,9 @@ def prepare(answerer: NanoAnswerer, example: Example) -> Prepared | None:
         first, last = [], []
         held = []
         for i, piece in enumerate(window.pieces):
-            text = example.items[piece.item].text or ""
             places = []
             if piece.item in example.gold and example.short:
+                text = example.items[piece.item].text or ""
                 places = [
                     token_range(piece.text, a, b) for a, b in occurrences(text, example.short)
                 ]
