@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rag_owl.store.collections import CollectionInfo
@@ -113,8 +114,12 @@ def document(value: Document) -> dict[str, Any]:
     return {**asdict(value), "metadata": dict(value.metadata)}
 
 
-def job(value: Job) -> dict[str, Any]:
-    return asdict(value)
+def job(value: Job, folder: Path | None = None) -> dict[str, Any]:
+    """folder: the data folder, which what went wrong may name: strangers are told no path of it."""
+    shown = asdict(value)
+    if folder is not None and value.error:
+        shown["error"] = value.error.replace(str(folder), "the data folder")
+    return shown
 
 
 def collection(value: CollectionInfo) -> dict[str, Any]:

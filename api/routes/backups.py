@@ -27,4 +27,4 @@ def begin_backup(owl: Owl, settings: Options, who: Who) -> dict[str, Any]:
     with db.writing(owl.engine) as session:
         job_id, _ = jobs.create(session, None, "backup", {}, who.key_id)
     owl.work_soon()
-    return wire.job(owl.job(job_id))
+    return wire.job(owl.job(job_id), owl.folder)

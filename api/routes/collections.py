@@ -105,7 +105,7 @@ def reindex_collection(
             key_id=who.key_id,
         )
     owl.work_soon()
-    return wire.job(owl.job(job_id))
+    return wire.job(owl.job(job_id), owl.folder)
 
 
 @router.delete(
@@ -117,4 +117,4 @@ def reindex_collection(
 )
 def delete_collection(name: Name, owl: Owl) -> dict[str, Any]:
     """From now on there is none of that name; the job removes all that it held, answers too."""
-    return wire.job(owl.delete_collection(name))
+    return wire.job(owl.delete_collection(name), owl.folder)

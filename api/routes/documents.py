@@ -200,7 +200,7 @@ def _start(
         )
     owl.work_soon()
     return {
-        "job": wire.job(owl.job(job_id)),
+        "job": wire.job(owl.job(job_id), owl.folder),
         "documents": [{"name": each.name, "sha256": each.sha256} for each in upload.received],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -51,13 +52,16 @@ def list_jobs(
             collections.get(session, collection)
         found = jobs.list_page(session, collection, state or (), before, limit + 1)
     return paging.page(
-        found, limit, wire.job, lambda job: paging.write(float(job.created_at), job.id)
+        found,
+        limit,
+        partial(wire.job, folder=owl.folder),
+        lambda job: paging.write(float(job.created_at), job.id),
     )
 
 
 @router.get("/{job_id}", response_model=schemas.Job, responses=problems(404), dependencies=[MayAsk])
 def get_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
-    return wire.job(owl.job(job_id))
+    return wire.job(owl.job(job_id), owl.folder)
 
 
 @router.post(
@@ -70,7 +74,7 @@ def get_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
 def cancel_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
     """It stops after the batch at hand; what it has added stays."""
     owl.cancel_job(job_id)
-    return wire.job(owl.job(job_id))
+    return wire.job(owl.job(job_id), owl.folder)
 
 
 @router.post(
@@ -85,7 +89,7 @@ def retry_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
     with db.writing(owl.engine) as session:
         again = jobs.retry(session, job_id)
     owl.work_soon()
-    return wire.job(owl.job(again))
+    return wire.job(owl.job(again), owl.folder)
 
 
 @router.get(
@@ -100,7 +104,7 @@ def retry_job(job_id: JobId, owl: Owl) -> dict[str, Any]:
 async def follow_job(job_id: JobId, owl: Owl, state: The) -> EventSourceResponse:
     """Server-sent events: `job` with the job, now and at each change; `done` at its end."""
     job = await run_in_threadpool(_shown, owl, job_id)
-    return EventSourceResponse(_events(state.watch, job), ping=20)
+    return EventSourceResponse(_events(state.watch, job, owl), ping=20)
 
 
 def _shown(owl: RagOwl, job_id: str) -> Job:
@@ -110,12 +114,12 @@ def _shown(owl: RagOwl, job_id: str) -> Job:
         return found.get(job_id) or jobs.get(session, job_id)
 
 
-async def _events(watch: JobWatch, job: Job) -> AsyncIterator[ServerSentEvent]:
+async def _events(watch: JobWatch, job: Job, owl: RagOwl) -> AsyncIterator[ServerSentEvent]:
     last = job
     async for each in watch.follow(job):
         last = each
-        yield ServerSentEvent(event="job", data=json.dumps(wire.job(each)))
-    yield ServerSentEvent(event="done", data=json.dumps(wire.job(last)))
+        yield ServerSentEvent(event="job", data=json.dumps(wire.job(each, owl.folder)))
+    yield ServerSentEvent(event="done", data=json.dumps(wire.job(last, owl.folder)))
 
 
 @router.get(

@@ -13,8 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.types import Message
 
-from rag_owl import RagOwl
+from rag_owl import RagOwl, db
 from rag_owl.model.nano import weights
+from rag_owl.store import claims, jobs
 from tests.service import make_key, png, problem, running, upload
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor", "model": "sentences"}
@@ -179,6 +180,18 @@ def test_no_path_of_the_operators_is_told(tmp_path: Path, folder: Path) -> None:
         assert "secret-place" not in refused.text
         assert found["request_id"] in found["detail"]
         assert ask(client, question, model="sentences").json()["text"].startswith("The barn owl")
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
+        with db.writing(owl.engine) as session:
+            job_id, _ = jobs.create(session, None, "verify", {})
+            claim = claims.claim(session, job_id, "worker")
+            assert claim is not None
+            claims.finish(session, claim, "failed", f"no space left for {owl.folder}/blobs/ab")
+        assert str(tmp_path) in str(owl.job(job_id).error)
+    with running(tmp_path / "data", **LIGHT) as client:
+        for address in (f"/v1/jobs/{job_id}", "/v1/jobs", f"/v1/jobs/{job_id}/events"):
+            told = client.get(address).text
+            assert "no space left for the data folder/blobs/ab" in told
+            assert str(tmp_path) not in told
 
 
 def ask(client: TestClient, question: str, **more: Any) -> Any:
