@@ -27,6 +27,7 @@ from rag_owl.model.owl3.prompt import check_prompt
 from rag_owl.model.owl3.state import DecodingState
 from rag_owl.model.owl3.vision import VisionTower
 from rag_owl.model.sight import HyperInputs, Observer, RowSpan, Sight, Trace
+from rag_owl.model.thin_linear import thin
 
 PICTURES_AT_ONCE = 16  # through the vision tower
 
@@ -116,6 +117,7 @@ class Owl3(nn.Module):
         language.model.rotary_emb = Qwen2RotaryEmbedding(self.qwen2)
         embeddings = self.vision_model.embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
+        thin(self)
 
     def to(self, *args: Any, **kwargs: Any) -> Owl3:
         """As torch's, but the rotation's frequencies stay float32."""

@@ -24,6 +24,7 @@ from rag_owl.model import checkpoint, placement
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
 from rag_owl.model.prompting import Clip, Prompt, Shown, Size
 from rag_owl.model.spliced.attention import WATCHED, Watcher
+from rag_owl.model.thin_linear import thin
 
 PICTURES_AT_ONCE = 8  # through the vision tower
 
@@ -76,6 +77,7 @@ class Spliced(nn.Module):
         self._identity: tuple[tuple[object, ...], MemoryIdentity] | None = None
         self.pictures_seen = 0
         self._build(raw, tensors)
+        thin(self)
         config = self.text_model.config
         config._attn_implementation = WATCHED
         self.eos_token_ids = _ids(config.eos_token_id)
