@@ -150,6 +150,7 @@ def _whole_code(text: str, start: int, end: int) -> tuple[int, int, bool]:
 
 
 def _closed(text: str, start: int, end: int, opening: str, closing: str) -> tuple[int, int]:
+    """With the other half of a bracket that [start, end) has but one half of, or without it."""
     opened: list[int] = []
     stray: list[int] = []
     for at in range(start, end):
@@ -184,17 +185,13 @@ def _unmarked(text: str, start: int, end: int, mark: str) -> tuple[int, int]:
     last = len(inside) - len(inside.rstrip(mark))
     if first == len(inside) or first + last != inside.count(mark):
         return start, end
-    if first and not last:
-        beyond = text[end:].partition("\n")[0]
-    elif last and not first:
-        beyond = text[:start].rpartition("\n")[2]
+    if first and last:
+        alone = first == last
+    elif first:
+        alone = mark * first in text[end:].partition("\n")[0]
     else:
-        beyond = mark * first
-    if first and last and first != last:
-        return start, end
-    if mark * max(first, last) in beyond:
-        return start + first, end - last
-    return start, end
+        alone = mark * last in text[:start].rpartition("\n")[2]
+    return (start + first, end - last) if alone else (start, end)
 
 
 def _joined(text: str, at: int) -> bool:
