@@ -271,7 +271,7 @@ class Settings(BaseSettings):
         description="Pictures and videos of questions are deleted when they are older. Default: "
         "with their answers.",
     )
-    max_bytes: int = Field(4 * 2**30, ge=1, description="Largest file that is read.")
+    max_bytes: int = Field(8 * 2**30, ge=1, description="Largest file that is read.")
     decode_seconds: float = Field(
         60.0,
         gt=0,

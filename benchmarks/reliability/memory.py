@@ -146,7 +146,8 @@ def measure(case: str, given: argparse.Namespace) -> bool:
         wrong = problems(data)
         well = state == "done" and not wrong and peak - idle < LIMIT and skipped == "0"
         print(
-            f"{what}: {state}, {int(added):,} documents, {int(items):,} items in {seconds:.0f} s; "
+            f"{what}: {state}, {int(added):,} documents, {skipped} skipped, {int(items):,} items "
+            f"in {seconds:.0f} s; "
             f"first found after {first or seconds:.1f} s; "
             f"{size / 2**20 / seconds:.2f} MiB/s, {cpu:.0f} s of CPU ({size / 2**20 / cpu:.2f} "
             f"MiB for a second of it); most memory by quarters {quarters(seen, int(items))} MiB; "
