@@ -3,7 +3,8 @@
 Resumes from FOLDER/eyes.pt; a killed run loses at most `--save-every` seconds. The rate falls
 linearly to zero at `--steps`; resumed with another `--steps` it falls to zero there instead.
 
-Losses: classes of natural pictures (cosine softmax over proxies on the instance vector), flags
+Losses: classes of natural pictures (cosine softmax over proxies on the instance vector; half of
+the pictures hold a box of another one and are of both classes by area), flags
 against all flags (proxies) and against each other under two warps (supervised contrastive,
 Khosla et al. 2020, eq. 2; invented flags as further instances), and the text vector against
 the MiniLM vectors of names and descriptions (softmax over all of them, as CLIP does in a batch).
@@ -66,13 +67,14 @@ class Data:
         self.groups = torch.from_numpy(self.flags.groups)
 
     def batch(self, step: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """-> pixels (B, 3, side, side) from -1 to 1, classes, flag ids, contrast labels."""
+        """-> pixels (B, 3, side, side) from -1 to 1, shares of the classes (NATURAL, classes),
+        flag ids, contrast labels."""
         g = torch.Generator().manual_seed(step)
         rows = torch.randint(len(self.train.labels), (NATURAL,), generator=g)
         stored = torch.from_numpy(self.train.pixels[np.sort(rows.numpy())])
         rows = rows.sort().values
         natural = stored.permute(0, 3, 1, 2).float() / 255
-        seen = warp.crop_and_flip(natural, side, g)
+        seen, other, own = warp.cut_mix(warp.crop_and_flip(natural, side, g), g)
         ids = torch.randperm(len(self.flag_pixels), generator=g)[:REAL]
         invented = warp.invent(INVENTED, self.flag_pixels.shape[-1] // 2, g)
         invented = F.interpolate(invented, size=self.flag_pixels.shape[-2:], mode="bilinear")
@@ -88,7 +90,10 @@ class Data:
         fresh = 10_000 + torch.arange(INVENTED)
         contrast = torch.cat([self.groups[ids], fresh]).repeat(2)
         pixels = torch.cat([seen, *views]).mul(2).sub(1)
-        classes = torch.from_numpy(self.train.labels[rows.numpy()])
+        classes = F.one_hot(
+            torch.from_numpy(self.train.labels[rows.numpy()]), len(self.train.names)
+        )
+        classes = own[:, None] * classes + (1 - own[:, None]) * classes[other]
         return pixels.contiguous(memory_format=torch.channels_last), classes, ids, contrast
 
 

@@ -79,10 +79,26 @@ def spoil(x: Tensor, g: torch.Generator, hard: Tensor) -> Tensor:
     return (x + noise * h).clamp(0, 1)
 
 
+def cut_mix(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Half of the pictures (B, 3, S, S) get a box of another one (CutMix, Yun et al. 2019).
+
+    -> pictures, the row (B,) that each one's box is of, and the share (B,) that is its own.
+    """
+    n, side = len(x), x.shape[-1]
+    other = torch.randperm(n, generator=g)
+    width = torch.rand(n, generator=g).sqrt() * (torch.rand(n, generator=g) < 0.5)
+    centre = torch.rand(2, n, generator=g)
+    place = (torch.arange(side) + 0.5) / side
+    near = (place[None, None] - centre[..., None]).abs() < width[None, :, None] / 2  # (2, B, S)
+    box = near[0][:, :, None] & near[1][:, None, :]
+    own = 1 - box.float().mean((1, 2))
+    return torch.where(box[:, None], x[other], x), other, own
+
+
 def crop_and_flip(x: Tensor, side: int, g: torch.Generator) -> Tensor:
-    """Natural pictures (B, 3, S, S): a random crop of 45 to 100 %, mirrored, light jitter."""
+    """Natural pictures (B, 3, S, S): a random crop of 30 to 100 %, mirrored, light jitter."""
     n = len(x)
-    area = _uniform(n, 0.45, 1.0, g)
+    area = _uniform(n, 0.3, 1.0, g)
     ratio = torch.exp(_uniform(n, -0.25, 0.25, g))
     w = (area * ratio).sqrt().clamp(max=1)
     h = (area / ratio).sqrt().clamp(max=1)
