@@ -30,9 +30,12 @@ class Watcher:
         self._layers = 0
 
     def see(self, weights: Tensor) -> None:
-        """weights (H, S) of one layer."""
+        """weights (H, S) of one layer; of one with a sliding window the last S positions alone."""
         mean = weights.float().mean(dim=0)
-        self._sum = mean if self._sum is None else self._sum + mean
+        if self._sum is not None:
+            longer, shorter = sorted((self._sum, mean), key=len, reverse=True)
+            mean = longer + F.pad(shorter, (len(longer) - len(shorter), 0))
+        self._sum = mean
         self._layers += 1
 
     def finish(self) -> None:

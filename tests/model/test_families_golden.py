@@ -111,18 +111,35 @@ def test_what_does_not_fit_is_listed(kind, case: Path, tmp_path: Path):
 
 
 def test_configs_that_cannot_be(tmp_path: Path):
-    shutil.copy(GEMMA / "weights.safetensors", tmp_path)
-    config = json.loads((GEMMA / "config.json").read_text())
-    for key, wrong in (
-        ("llm_config", config["llm_config"] | {"model_type": "mamba"}),
+    """What is wrong is said with the file, whoever notices it."""
+    for kind, case, says, changes in (
+        (Ovis, GEMMA, "'mamba'", {"llm_config": {"model_type": "mamba"}}),
+        (Ovis, GEMMA, "'dice'", {"visual_tokenizer_config": {"tokenize_function": "dice"}}),
+        (Ovis, GEMMA, "no Ovis 1.6", {"visual_tokenizer_config": {"vocab_size": "many"}}),
+        (Ovis, GEMMA, "no Ovis 1.6", {"llm_config": {"hidden_size": None}}),
+        (Ovis, GEMMA, "hidden_size", {"hidden_size": None}),
         (
-            "visual_tokenizer_config",
-            config["visual_tokenizer_config"] | {"tokenize_function": "dice"},
+            Ovis,
+            GEMMA,
+            "max_position_embeddings -3",
+            {"llm_config": {"max_position_embeddings": -3}},
         ),
+        (Ovis, LLAMA, "no Ovis 1.6", {"llm_config": {"rope_scaling": {"rope_type": []}}}),
+        (Owl1, OWL1, "no mPLUG-Owl", {"vision_config": {"num_attention_heads": 7}}),
+        (Owl1, OWL1, "no mPLUG-Owl", {"text_config": "LLaMA"}),
+        (Owl1, OWL1, "no mPLUG-Owl", {"visual_abstractor_config": {"layer_norm_eps": [1]}}),
     ):
-        (tmp_path / "config.json").write_text(json.dumps(config | {key: wrong}))
-        with pytest.raises(InvalidCheckpoint, match=r"mamba|dice"):
-            Ovis.from_pretrained(tmp_path)
+        folder = tmp_path / f"{case.name}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        shutil.copy(case / "weights.safetensors", folder)
+        config = json.loads((case / "config.json").read_text())
+        for key, change in changes.items():
+            config[key] = config[key] | change if isinstance(change, dict) else change
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InvalidCheckpoint, match=says) as caught:
+            kind.from_pretrained(folder)
+        assert str(folder) in str(caught.value)
+        assert "config.json" in str(caught.value)
 
 
 def row_of(case: Path, model) -> tuple[torch.Tensor, VisualMemory]:
@@ -175,6 +192,29 @@ def test_the_watcher_sees_the_attention_and_changes_nothing(kind, case: Path):
     out = model.language_model(inputs_embeds=embeds, output_attentions=True)
     theirs = torch.stack([layer[0, :, -1].mean(dim=0) for layer in out.attentions]).mean(dim=0)
     assert torch.allclose(theirs, watcher.tokens[0].float(), atol=1e-3)
+
+
+@torch.no_grad()
+def test_prompts_longer_than_a_sliding_window(tmp_path: Path):
+    """Gemma 2's other layers keep the last 4,096 positions alone."""
+    shutil.copy(GEMMA / "weights.safetensors", tmp_path)
+    config = json.loads((GEMMA / "config.json").read_text())
+    config["llm_config"]["sliding_window"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = Ovis.from_pretrained(tmp_path)
+    ids, watcher = torch.arange(5, 60), Watcher()
+    ours = list(stream(model, ids, None, Sampling(max_new_tokens=8), watcher))
+    assert [len(mass) for mass in watcher.tokens] == [55 + i for i in range(8)]
+    # Against transformers' own attention, written out, without a cache.
+    model.language_model.config._attn_implementation = "eager"
+    for count, mass in enumerate(watcher.tokens):
+        embeds, _ = model.embed(
+            torch.cat([ids, torch.tensor(ours[:count], dtype=torch.long)])[None]
+        )
+        out = model.language_model(inputs_embeds=embeds, output_attentions=True, use_cache=False)
+        assert int(out.logits[0, -1].argmax()) == ours[count]
+        theirs = torch.stack([layer[0, :, -1].mean(dim=0) for layer in out.attentions]).mean(dim=0)
+        assert torch.allclose(theirs, mass.float(), atol=1e-3)
 
 
 def test_prompts_that_do_not_fit():
