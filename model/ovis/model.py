@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.model.check import Family
 from rag_owl.model.ovis.partition import INDICATORS, TILE, over_picture
 from rag_owl.model.owl3.memory import VisualMemory, check_identity
 from rag_owl.model.prompting import Clip, Piece, Prompt, Shown, Size
@@ -60,7 +61,7 @@ class _Siglip(nn.Module):
 
 
 class Ovis(Spliced):
-    family = "ovis16"
+    family: Family = "ovis16"
 
     def _build(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         visual = dict(raw.get("visual_tokenizer_config") or {})
@@ -74,13 +75,18 @@ class Ovis(Spliced):
                 f"llm_config.model_type {kind!r} in config.json; Ovis 1.6 has one of "
                 f"{', '.join(_LANGUAGE)}."
             )
-        if backbone.pop("model_type", "siglip_vision_model") != "siglip_vision_model":
-            raise InvalidCheckpoint("an Ovis checkpoint whose vision tower is not SigLIP.")
+        tower = backbone.pop("model_type", "siglip_vision_model")
+        if tower != "siglip_vision_model":
+            raise InvalidCheckpoint(
+                f"backbone_config.model_type {tower!r} in config.json; Ovis 1.6 has "
+                "'siglip_vision_model'."
+            )
         self.temperature = float(visual.get("tau", 1.0))  # of drawn visual tokens, in training
         self.tokenize = str(visual.get("tokenize_function", "softmax"))
         if self.tokenize not in _TOKENIZE:
             raise InvalidCheckpoint(
-                f"tokenize_function {self.tokenize!r}; known: {', '.join(_TOKENIZE)}."
+                f"tokenize_function {self.tokenize!r} in config.json; known: "
+                f"{', '.join(_TOKENIZE)}."
             )
         siglip = SiglipVisionConfig(**backbone)
         siglip._attn_implementation = "sdpa"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
+from rag_owl.model.check import Family
 from rag_owl.model.owl1.abstractor import Abstractor
 from rag_owl.model.spliced.model import Spliced
 
@@ -41,7 +42,7 @@ _FUSED = "self_attn.query_key_value"
 
 
 class Owl1(Spliced):
-    family = "owl1"
+    family: Family = "owl1"
 
     def _build(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         vision, text = dict(raw.get("vision_config") or {}), dict(raw.get("text_config") or {})

@@ -18,6 +18,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.model import placement
+from rag_owl.model.check import Family
 from rag_owl.model.owl3.memory import VisualMemory, check_identity
 from rag_owl.model.prompting import Clip, Piece, Prompt, Shown, Size
 from rag_owl.model.spliced.attention import WATCHED
@@ -28,17 +29,14 @@ _OLD = re.compile(r"^(?:(visual)\.|model\.(?!visual\.|language_model\.))")
 
 
 class Qwen2VL(Spliced):
-    family = "qwen2_vl"
+    family: Family = "qwen2_vl"
 
     def _build(self, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         kind = raw.get("model_type")
         if kind != "qwen2_vl":
             raise InvalidCheckpoint(f"model_type {kind!r} in config.json; Qwen2-VL has 'qwen2_vl'.")
-        try:
-            self.config = Qwen2VLConfig.from_dict(raw)
-            self.language_model = Qwen2VLForConditionalGeneration(self.config)
-        except Exception as error:  # strict configs raise classes of their own
-            raise InvalidCheckpoint(f"config.json describes no Qwen2-VL ({error}).") from None
+        self.config = Qwen2VLConfig.from_dict(raw)
+        self.language_model = Qwen2VLForConditionalGeneration(self.config)
         vision = self.config.vision_config
         vision._attn_implementation = "sdpa"
         self.config.text_config._attn_implementation = WATCHED

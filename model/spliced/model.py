@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rag_owl.errors import InvalidInput
+from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.model import checkpoint, placement
+from rag_owl.model.check import NAMES, Family
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
 from rag_owl.model.prompting import Clip, Prompt, Shown, Size
 from rag_owl.model.spliced.attention import WATCHED, Watcher
@@ -32,7 +33,7 @@ PICTURES_AT_ONCE = 8  # through the vision tower
 class Spliced(nn.Module):
     """The base: a family builds its parts in `_build` and says how pictures become vectors."""
 
-    family = ""
+    family: Family
     language_model: Any  # transformers' causal language model
     image_size: int
     vectors: int  # of one picture or tile, P
@@ -55,16 +56,24 @@ class Spliced(nn.Module):
         folder = checkpoint.find_folder(name)
         raw = checkpoint.read_json(folder / "config.json")
         found = dict(checkpoint.read_tensors(checkpoint.weight_files(folder)))
-        tensors = cls._renamed(found, raw)
         device = placement.device_of(device_map)
         stated = raw.get("torch_dtype") or raw.get("dtype") or "float32"
         wanted = placement.dtype_of(dtype if dtype is not None else stated)
-        with ONE_AT_A_TIME, torch.device("meta"):
-            model = cls(raw, tensors)
-        tied = {"language_model.lm_head.weight"} if model._tied() else set()
-        checkpoint.assign(model, tensors, optional=frozenset(tied))
-        model.tie()
-        model._make_tables(torch.device("cpu"))  # nothing is left without memory
+        try:
+            tensors = cls._renamed(found, raw)
+            with ONE_AT_A_TIME, torch.device("meta"):
+                model = cls(raw, tensors)
+            tied = {"language_model.lm_head.weight"} if model._tied() else set()
+            checkpoint.assign(model, tensors, optional=frozenset(tied))
+            model.tie()
+            model._make_tables(torch.device("cpu"))  # nothing is left without memory
+        except InvalidCheckpoint as error:
+            raise InvalidCheckpoint(f"{folder}: {error}") from None
+        except Exception as error:  # strict configs raise classes of their own
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise InvalidCheckpoint(
+                f"{folder / 'config.json'} describes no {NAMES[cls.family]} ({said})."
+            ) from None
         nn.Module.to(model, dtype=wanted)
         if quantize is not None:
             placement.quantize(model.text_model, quantize, device)
@@ -81,7 +90,9 @@ class Spliced(nn.Module):
         config = self.text_model.config
         config._attn_implementation = WATCHED
         self.eos_token_ids = _ids(config.eos_token_id)
-        self.max_positions = config.max_position_embeddings
+        self.max_positions = int(config.max_position_embeddings)
+        if self.max_positions < 1:
+            raise InvalidCheckpoint(f"max_position_embeddings {self.max_positions} in config.json.")
 
     # --- what a family says -----------------------------------------------------------------
 
