@@ -3,7 +3,7 @@
     text    one text file of --text-mb (200)
     pdf     one PDF of --pages (2,000)
     files   a folder of --files (100,000) small texts
-    jsonl   one JSONL file of --jsonl-mb (5,000)
+    jsonl   one JSONL file of --jsonl-mb (5,000), its texts of --row-chars (1,500) and a little more
 
 Each case runs in a process of its own, which embeds by hashing (a stand-in for the model, whose
 own memory does not depend on what is read). Printed is the most memory that it and its decoder held
@@ -71,7 +71,10 @@ def write(case: str, folder: Path, given: argparse.Namespace) -> str:
     with (folder / "rows.jsonl").open("w") as file:
         at = 0
         while file.tell() < given.jsonl_mb * 2**20:
-            row = {"id": f"r{at}", "text": f"Row {at}, word{at}q. {chance.choice(texts)}"}
+            text = f"Row {at}, word{at}q."
+            while len(text) < given.row_chars:
+                text += f" {chance.choice(texts)}"
+            row = {"id": f"r{at}", "text": text}
             file.write(json.dumps(row) + "\n")
             at += 1
     return f"a JSONL file of {given.jsonl_mb:,} MiB, {at:,} rows"
@@ -166,6 +169,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=2_000)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--jsonl-mb", type=int, default=5_000)
+    parser.add_argument("--row-chars", type=int, default=1_500)
     parser.add_argument("--scratch", help="a folder with room for it all")
     given = parser.parse_args()
     print(machine.describe(), flush=True)
