@@ -140,7 +140,7 @@ def measure(case: str, given: argparse.Namespace) -> bool:
                     first = time.perf_counter() - began
                 if child.poll() is not None or (jobs and jobs[0].finished):
                     break
-                time.sleep(0.2)
+                time.sleep(0.5)
             cpu = used(process) - cpu
         seconds = time.perf_counter() - began
         peak = max(each for _, each in seen)
