@@ -25,7 +25,8 @@ from rag_owl.indexer.loaders.scan import printable
 from rag_owl.media import Limits
 
 MAX_NAME_BYTES = 1_000  # PostgreSQL indexes no more than some 2,700
-FREE_BYTES = 64 * 2**20  # no bomb, however small the archive
+FREE_BYTES = 64 * 2**20  # no bomb, however small what they come from
+_FREE_MEMBERS = 4  # so many times that from all members of an archive
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError
 )  # fmt: skip
@@ -67,7 +68,7 @@ def opened(file: WatchedFile, media_type: str, limits: Limits) -> Iterator[Archi
             with unpacking("the zip archive is damaged: make it again"):
                 _check_directory(stream, file.size, limits)
                 archive = zipfile.ZipFile(stream)
-            yield _Zip(archive, limits)
+            yield _Zip(archive, file.size, limits)
         else:
             yield _Tar(stream, media_type, file.size, limits)
 
@@ -114,13 +115,31 @@ def shown(name: str) -> str:
     return f"{name[:100]}…"
 
 
+class _Room:
+    """How many bytes may still come out of an archive, or of one of its members."""
+
+    def __init__(
+        self, size: int, limits: Limits, full: type[UnreadableMedia], free: int = 1
+    ) -> None:
+        """size: bytes that they come from. full: what is raised when they are too many."""
+        wanted = max(free * FREE_BYTES, limits.max_archive_ratio * size)
+        self.left = min(limits.max_archive_bytes, wanted)
+        self._full = full
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise self._full(
+                "it unpacks to far more than it is worth (a bomb, or a file of zeros): what is "
+                "left of it is not read"
+            )
+
+
 class _Unpacked(io.RawIOBase):
     """A stream of unpacked bytes that stops when they are too many for what they come from."""
 
-    def __init__(self, packed: Any, size: int, limits: Limits, reason: str) -> None:
-        self._packed = packed
-        self._left = min(limits.max_archive_bytes, max(FREE_BYTES, limits.max_archive_ratio * size))
-        self._reason = reason
+    def __init__(self, packed: Any, reason: str, *rooms: _Room) -> None:
+        self._packed, self._reason, self._rooms = packed, reason, rooms
 
     def readable(self) -> bool:
         return True
@@ -129,12 +148,8 @@ class _Unpacked(io.RawIOBase):
         with unpacking(self._reason):
             # read() would lose what comes just before a damaged place.
             data = self._packed.read1(len(buffer))
-        self._left -= len(data)
-        if self._left < 0:
-            raise Bomb(
-                "it unpacks to far more than it is worth (a bomb, or a file of zeros): what is "
-                "left of it is not read"
-            )
+        for room in self._rooms:
+            room.take(len(data))
         buffer[: len(data)] = data
         return len(data)
 
@@ -169,8 +184,8 @@ def _check_count(entries: int, limits: Limits) -> None:
 
 
 class _Zip:
-    def __init__(self, archive: zipfile.ZipFile, limits: Limits) -> None:
-        self._archive, self._limits = archive, limits
+    def __init__(self, archive: zipfile.ZipFile, size: int, limits: Limits) -> None:
+        self._archive, self._size, self._limits = archive, size, limits
         infos = archive.infolist()
         _check_count(len(infos), limits)
         names = {info.filename for info in infos[:3]} | {"[Content_Types].xml"}
@@ -200,6 +215,8 @@ class _Zip:
 
     def streams(self) -> Iterator[tuple[Member, IO[bytes] | None]]:
         total = 0
+        # Of all members together too: they may be many, or lie in each other.
+        room = _Room(self._size, self._limits, Bomb, _FREE_MEMBERS)
         for member, info in zip(self.members(), self._infos, strict=True):
             if member.fault:
                 yield member, None
@@ -207,14 +224,16 @@ class _Zip:
             total += info.file_size
             if total > self._limits.max_archive_bytes:
                 raise Bomb(_too_large(self._limits))
-            yield member, io.BufferedReader(_Member(self._archive, info, self._limits))
+            yield member, io.BufferedReader(_Member(self._archive, info, room, self._limits))
 
 
 class _Member(io.RawIOBase):
     """A zip's member, opened when it is first read: a damaged one costs only itself."""
 
-    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limits: Limits) -> None:
-        self._archive, self._info, self._limits = archive, info, limits
+    def __init__(
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: _Room, limits: Limits
+    ) -> None:
+        self._archive, self._info, self._room, self._limits = archive, info, room, limits
         self._stream: _Unpacked | None = None
 
     def readable(self) -> bool:
@@ -224,11 +243,10 @@ class _Member(io.RawIOBase):
         if self._stream is None:
             with unpacking(DAMAGED):
                 packed = self._archive.open(self._info)
-            self._stream = _Unpacked(packed, self._info.compress_size, self._limits, DAMAGED)
-        try:
-            return self._stream.readinto(buffer)
-        except Bomb as bomb:  # the others are packed apart from it
-            raise UnreadableMedia(str(bomb)) from bomb
+            # The others are packed apart from it: if it is a bomb, they may be none.
+            own = _Room(self._info.compress_size, self._limits, UnreadableMedia)
+            self._stream = _Unpacked(packed, DAMAGED, own, self._room)
+        return self._stream.readinto(buffer)
 
 
 _LINK = "it is a link or a device: pack the file that is meant"
@@ -301,7 +319,9 @@ class _Tar:
         stream: IO[bytes] = self._file
         if unpack is not None:
             stream = unpack(self._file)
-        reader = _Unpacked(stream, self._size, self._limits, _CUT)
+        room = _Room(self._size, self._limits, Bomb)
+        most = room.left
+        reader = _Unpacked(stream, _CUT, room)
         nothing = "it is packed data, but no tar archive: unpack it" if unpack else _CUT
         with unpacking(nothing):  # closed with the file
             archive: Any = tarfile.open(  # noqa: SIM115
@@ -313,11 +333,16 @@ class _Tar:
             if info is None:
                 return
             archive.members = []  # or each header would be kept
+            if archive.offset > most:  # tarfile would look for its end block by block, for days
+                while reader.read(2**20):
+                    pass  # a bomb says so
+                raise UnreadableMedia(_CUT)
             if not info.isdir() and not is_hidden(info.name):
                 yield archive, info
 
     def streams(self) -> Iterator[tuple[Member, IO[bytes] | None]]:
         waiting = iter(self._members)
+        room = _Room(self._size, self._limits, Bomb, _FREE_MEMBERS)  # for what holes become
         for archive, info in self._walk():
             member = next(waiting, None)
             if member is None:
@@ -327,4 +352,7 @@ class _Tar:
                 continue
             with unpacking(_CUT):
                 stream = archive.extractfile(info)
+            if info.issparse():  # its holes take no room in the archive
+                own = _Room(archive.offset - info.offset, self._limits, UnreadableMedia)
+                stream = io.BufferedReader(_Unpacked(stream, _CUT, own, room))
             yield member, stream

@@ -306,6 +306,62 @@ def test_bombs_are_stopped_by_ratio(
         assert texts(found)["b.txt"] == "After."
 
 
+def test_members_of_a_zip_are_a_bomb_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_files, "FREE_BYTES", 2**20)
+    path = pack_zip(tmp_path, [(f"{at}.txt", b"Word. " * 160_000) for at in range(8)])
+    assert path.stat().st_size * Limits().max_archive_ratio < 5 * 2**20
+    found = load(path)
+    assert 4 <= len(texts(found)) < 8
+    last = found[-1]
+    assert isinstance(last, Skipped)
+    assert "bomb" in last.reason
+
+
+def sparse_tar(path: Path, size: int) -> Path:
+    """A file of `size` bytes of which only the first block lies in the archive, then another."""
+    header = tarfile.TarInfo("holes.txt")
+    header.size, header.type = 512, tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[386:410] = b"%011o\0%011o\0" % (0, 512)  # where the only piece stands
+    block[483:495] = b"%011o\0" % size
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    after = tarfile.TarInfo("b.txt")
+    after.size = 6
+    path.write_bytes(
+        bytes(block) + b"Text. " * 85 + b"  " + after.tobuf() + b"After.".ljust(512, b"\0")
+        + bytes(1024)
+    )  # fmt: skip
+    return path
+
+
+def test_holes_in_files_of_a_tar_are_no_way_to_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = load(sparse_tar(tmp_path / "small.tar", 2_000))
+    assert sorted(texts(found)) == ["b.txt", "holes.txt"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(archive_files, "FREE_BYTES", 20 * 2**20)
+    found = load(sparse_tar(tmp_path / "bomb.tar", 4 * 2**30))
+    assert texts(found) == {"b.txt": "After."}
+    assert "bomb" in reasons(found)["holes.txt"]
+
+
+def test_a_member_that_claims_more_than_can_come_is_not_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "all.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+        info = tarfile.TarInfo("b.txt")
+        info.size = 10**14  # tarfile would read on for hours
+        archive.fileobj.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(2_048))  # type: ignore[union-attr]
+    found = load(path)
+    assert not texts(found)
+    last = found[-1]
+    assert isinstance(last, Skipped)
+    assert "cut off" in last.reason
+
+
 def test_archives_are_held_to_size_and_count(tmp_path: Path, pack: Pack) -> None:
     path = pack(tmp_path, [(f"{at}.txt", b"Text." * 1_000) for at in range(10)])
     (skipped,) = load(path, limits=Limits(max_archive_members=9))
