@@ -11,44 +11,37 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
 
-from rag_owl import conversation, db, holds, media, own_video, reindexing, retention, uploads
+from rag_owl import conversation, db, media, operations, own_video, reindexing, retention
 from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.ask import Parts, answer_question, check, check_form
-from rag_owl.backup import BackupReport, Watch, write_backup
+from rag_owl.asked_media import Intake, PictureInput
+from rag_owl.backup import BackupReport, Watch
 from rag_owl.errors import (
-    BlobsGone,
     DataFolderError,
     InvalidInput,
     InvalidQuestion,
     RagOwlError,
-    UnreadableMedia,
 )
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
-from rag_owl.indexer.loaders.files import WatchedFile
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.pipeline import Workshop
-from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.indexer.search import HybridRetriever
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
-from rag_owl.ports import Answerer, BlobStore
+from rag_owl.ports import Answerer
 from rag_owl.remote_blobs import RemoteBlobs
-from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
+from rag_owl.restore import RestoreReport
 from rag_owl.schedules import Schedules
 from rag_owl.schema import (
     bind_folder,
     bind_store,
-    check_store_is_free,
-    mark_files,
     prepare_schema,
     stored_schema,
 )
@@ -56,7 +49,6 @@ from rag_owl.settings import Settings, read_settings
 from rag_owl.storage import Storage
 from rag_owl.store import (
     answers,
-    blob_uses,
     collections,
     condemned,
     documents,
@@ -73,11 +65,7 @@ from rag_owl.visibility import limited
 
 log = logging.getLogger(__name__)
 
-_ORPHAN_SECONDS = 3_600.0
 _REFRESH_EVERY = 0.5  # seconds
-
-PictureInput: TypeAlias = str | os.PathLike[str] | bytes
-"""A picture or video of a question: a file's path, or its encoded bytes."""
 
 
 class RagOwl:
@@ -98,7 +86,7 @@ class RagOwl:
         self.blobs = storage.blobs
         self.engine = self._unlimited = engine
         self.segments = storage.segments
-        self._limits = media.Limits(
+        self.limits = media.Limits(
             max_pixels=settings.max_pixels,
             max_pages=settings.max_pages,
             max_video_seconds=settings.max_video_seconds,
@@ -108,17 +96,18 @@ class RagOwl:
             video_every=settings.video_every,
             max_bytes=settings.max_bytes,
         )
-        self._decoders = Pool(
+        self.decoders = Pool(
             Allowance(settings.decode_seconds, settings.decode_memory, settings.decoders),
             self.folder / "decoding",
         )
-        self.models = Models(settings, self.blobs, self.folder, self._limits, storage.objects)
+        self._intake = Intake(engine, self.blobs, self.decoders, self.limits)
+        self.models = Models(settings, self.blobs, self.folder, self.limits, storage.objects)
         self._retriever = HybridRetriever(
             engine,
             self.segments,
             self.blobs,
             self.models,
-            self._limits,
+            self.limits,
             self.models.gpu,
         )
         schedules = Schedules(engine, settings.periodic, settings.scan_roots)
@@ -185,10 +174,6 @@ class RagOwl:
         view.engine = limited(self.engine, names)
         return view
 
-    @property
-    def limits(self) -> media.Limits:
-        return self._limits
-
     def warm_up(self) -> None:
         """Load the models that the first question would wait for. Raises `ModelError`."""
         self.models.warm_up()
@@ -207,7 +192,7 @@ class RagOwl:
         self._runner.stop()
         self.storage.close()
         self.models.close()
-        self._decoders.close()
+        self.decoders.close()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -367,31 +352,6 @@ class RagOwl:
         whole.engine = self._unlimited
         return whole.wait_for_job(job_id) if wait else whole.job(job_id)
 
-    def cleaner(self) -> retention.Cleaner:
-        """What a `delete` job works with."""
-        from rag_owl.indexer.merge import drop_dead, remove_retired_now
-        from rag_owl.model.owl3.feature_objects import FeatureObjects
-
-        objects = self.storage.objects
-        shared = FeatureObjects(objects) if objects is not None else None
-
-        def forget(key: str) -> None:
-            retention.forget_caches(self.folder, key)
-            if shared is not None:
-                shared.delete(key[:2], f"{key}.")
-
-        return retention.Cleaner(
-            self.engine,
-            self.folder,
-            self.blobs,
-            forget,
-            partial(drop_dead, self.engine, self.segments),
-            partial(remove_retired_now, self.engine, self.segments),
-            lambda parameters: uploads.remove(self.folder, parameters, self.storage.objects),
-            self.settings.keep_answers_days,
-            self.settings.keep_pictures_days,
-        )
-
     def expire(self, wait: bool = True) -> Job:
         """Delete what is older than the settings keep; by the clock it happens every hour."""
         with db.writing(self.engine) as session:
@@ -458,12 +418,7 @@ class RagOwl:
             require_support=require_support,
         )
         if video is not None:
-            try:
-                keep = partial(own_video.keep_video, self.blobs, video, self._limits)
-                asked = replace(asked, video=self._kept(keep))
-            except InvalidQuestion as error:
-                error.field = "video"
-                raise
+            asked = replace(asked, video=self._intake.video(video))
         if conversation_id is not None:
             history = self._history(collection, conversation_id)
         asked = conversation.with_history(asked, history)
@@ -499,7 +454,7 @@ class RagOwl:
             self._retriever,
             self.models.answerer(model),
             self.settings.context_characters,
-            lambda key: own_video.stills(self.blobs, key, self._limits),
+            lambda key: own_video.stills(self.blobs, key, self.limits),
             self.models.judge,
         )
 
@@ -569,53 +524,7 @@ class RagOwl:
 
     def keep_pictures(self, images: Sequence[PictureInput]) -> tuple[str, ...]:
         """Store a question's pictures; their blob keys. Raises `InvalidQuestion`."""
-        if isinstance(images, str | bytes | bytearray | os.PathLike) or not isinstance(
-            images, Iterable
-        ):
-            raise InvalidQuestion("images is a list; give [picture], not a picture alone")
-        pictures = []
-        for at, image in enumerate(images):
-            try:
-                pictures.append(self._keep_picture(image))
-            except InvalidQuestion as error:
-                error.field = f"images.{at}"
-                raise
-        return tuple(pictures)
-
-    def _keep_picture(self, image: PictureInput) -> str:
-        name = "given as bytes"
-        try:
-            if isinstance(image, bytes | bytearray):
-                data = bytes(image)
-            elif isinstance(image, str | os.PathLike):
-                name = os.fsdecode(image)
-                # Regular files alone, of known length: a device or a pipe may never end.
-                data = WatchedFile.of(Path(name), self._limits).read(
-                    self._limits.max_picture_bytes, "the picture"
-                )
-            else:
-                raise InvalidQuestion(
-                    f"a picture is a path or its bytes, not a {type(image).__name__}"
-                )
-            self._decoders.check_picture(data, self._limits)
-        except UnreadableMedia as error:
-            raise InvalidQuestion(f"cannot read the picture {name}: {error}") from error
-        return self._kept(lambda: self.blobs.put(data))
-
-    def _kept(self, put: Callable[[], str]) -> str:
-        """Store what a question needs, also while a deletion collects the same bytes."""
-        while True:
-            key = put()
-            with db.reading(self.engine) as session:
-                if not condemned.is_condemned(session, key):
-                    return key
-            try:
-                with db.writing(self.engine) as session:
-                    condemned.keep(session, [key])
-                return key
-            except BlobsGone as gone:
-                with db.writing(self.engine) as session:
-                    condemned.forgive(session, gone.keys)
+        return self._intake.pictures(images)
 
     # --- backups --------------------------------------------------------------------------------
 
@@ -630,17 +539,7 @@ class RagOwl:
         file exists already, `DataFolderError` when it cannot be written, `DataFolderBusy` during
         another backup.
         """
-        from rag_owl.indexer.vectors import export_vectors
-
-        return write_backup(
-            self.engine,
-            self.folder,
-            self.blobs,
-            _absolute(file),
-            partial(export_vectors, self.segments),
-            lambda job: uploads.fetch(self.folder, job, self.storage.objects),
-            watch,
-        )
+        return operations.backup(self, _absolute(file), watch)
 
     @classmethod
     def restore(
@@ -657,31 +556,7 @@ class RagOwl:
         service's keys out. Raises `Conflict` for a place that is not empty, `InvalidInput` for
         what is no backup, `CorruptData` for a damaged one, `DataFolderError` for a full disk.
         """
-        from rag_owl.indexer.vectors import import_vectors
-
-        chosen = read_settings(data=data, **settings)
-
-        def open_blobs(folder: Path) -> BlobStore:
-            storage = Storage.of(chosen, folder)
-            if storage.objects is not None:
-                check_store_is_free(storage.objects)
-            return storage.blobs
-
-        def write_segment(session: Session, folder: Path, vectors: RestoredVectors) -> None:
-            import_vectors(session, Storage.of(chosen, folder).segments, vectors)
-
-        def mark(folder: Path, identity: str) -> None:
-            objects = Storage.of(chosen, folder).objects
-            uploads.share(folder, objects)
-            mark_files(folder, objects, identity)
-
-        return read_backup(
-            _absolute(file),
-            chosen.data.expanduser().resolve(),
-            chosen.database,
-            Place(open_blobs, write_segment, mark),
-            with_keys,
-        )
+        return operations.restore(read_settings(data=data, **settings), _absolute(file), with_keys)
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -729,38 +604,14 @@ class RagOwl:
 
         Raises `DataFolderBusy` while a job runs, and `CorruptData` when a picture is lost too.
         """
-        with job_runner.exclusively(self.folder, 10, self.engine):
-            return sum(self._repair(info.name) for info in self.collections())
-
-    def _repair(self, collection: str) -> int:
-        with db.reading(self.engine) as session:
-            key = collections.get(session, collection).key
-        return rebuild_damaged(
-            self.engine,
-            self.segments,
-            self.blobs,
-            self._limits,
-            self.models.embedders_of,
-            key,
-        )
+        return operations.repair(self)
 
     def repair_files(self) -> tuple[set[str], dict[str, str]]:
         """Compare every stored file with its checksum, and make again what can be.
 
         (blobs that were made again, those that stay lost with what is wrong and what to do).
         """
-        from rag_owl.indexer import rebuild
-
-        lost = rebuild.find_lost(self.engine, self.blobs)
-        again = set[str]()
-        if lost:
-            again = rebuild.rebuild(self.engine, self.blobs, self._limits, self._decoders, lost)
-        stay = {
-            key: f"{what}; {rebuild.who_needs(self.engine, key)}"
-            for key, what in lost.items()
-            if key not in again
-        }
-        return again, stay
+        return operations.repair_files(self)
 
     def remove_orphans(self) -> int:
         """Delete files that nothing refers to, as killed processes leave them; how many.
@@ -768,16 +619,7 @@ class RagOwl:
         Blobs of the last hour stay: a question that is being answered may need them. Raises
         `DataFolderBusy` while a job runs.
         """
-        with (
-            job_runner.exclusively(self.folder, 10, self.engine),
-            holds.keeping_files(self.engine, seconds=10),
-        ):
-            removed = remove_orphans(self.engine, self.segments)
-            removed += sweep(self.folder / "decoding")
-            removed += uploads.sweep(self.engine, self.folder, self.storage.objects)
-            with db.reading(self.engine) as session:
-                used = blob_uses.used(session)
-            return removed + self.blobs.remove_unused(used, time.time() - _ORPHAN_SECONDS)
+        return operations.remove_orphans(self)
 
     def work_soon(self) -> None:
         """Say that a job was begun: whoever works jobs here looks now."""
@@ -789,9 +631,9 @@ class RagOwl:
             self.engine,
             self.segments,
             self.blobs,
-            self._limits,
+            self.limits,
             self.settings.batch_size,
-            self._decoders,
+            self.decoders,
             self.models.embedders_for,
             leave_out=[self.folder],
             remember_picture=self.models.remember_picture(),

@@ -104,9 +104,9 @@ def verify(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
 
 def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """What a deletion leaves, or (`expire`) what is too old. parameters: of `rag_owl.retention`."""
-    from rag_owl import retention
+    from rag_owl import operations, retention
 
-    return retention.work(owl.cleaner(), claim, stopping)
+    return retention.work(operations.cleaner(owl), claim, stopping)
 
 
 def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:

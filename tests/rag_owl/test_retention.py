@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select
 
-from rag_owl import RagOwl, db, retention
+from rag_owl import RagOwl, db, operations, retention
 from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
 from rag_owl.jobs import MOST_INTERRUPTIONS
@@ -349,7 +349,7 @@ def test_a_deletion_that_waits_for_others_when_killed_is_not_given_up(
         owl.ingest("c", [files])
     with RagOwl.open(tmp_path / "data", work_jobs=False, **LIGHT) as owl:
         job = owl.delete_document("c", next(iter(owl.documents("c"))).id)
-        cleaner = owl.cleaner()
+        cleaner = operations.cleaner(owl)
         monkeypatch.setattr(retention, "scrub", lambda *_: False)
         for _ in range(MOST_INTERRUPTIONS + 1):
             with db.writing(owl.engine) as session:
