@@ -178,6 +178,16 @@ def test_warps_keep_the_shape_and_the_range_and_repeat():
     torch.testing.assert_close(photos[0], photos[1], atol=0, rtol=0)
 
 
+def test_a_mixed_picture_is_of_two_classes_by_area():
+    plain = torch.arange(32.0)[:, None, None, None].expand(32, 3, 16, 16) / 32
+    mixed, other, own = warp.cut_mix(plain, torch.Generator().manual_seed(1))
+    assert 5 < int((own < 1).sum()) < 27  # about half of them
+    for row in range(32):
+        same = (mixed[row] == plain[row]).float().mean()
+        assert same == pytest.approx(1.0 if other[row] == row else own[row].item())
+        assert ((mixed[row] == plain[row]) | (mixed[row] == plain[other[row]])).all()
+
+
 def test_identical_flags_count_as_one():
     a, b = np.zeros((2, 8, 8, 3), np.uint8)
     b[:4] = 255
