@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rag_owl.errors import InvalidCheckpoint, ModelNotFound
+from rag_owl.errors import InvalidCheckpoint, ModelNotFound, RagOwlError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
@@ -39,6 +40,26 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidCheckpoint(f"{path} must hold a JSON object.")
     return value
+
+
+@contextmanager
+def built_from(folder: Path, family: str) -> Iterator[None]:
+    """Around what builds a model as `folder` describes it: what goes wrong names the file.
+
+    family: in words. Raises InvalidCheckpoint.
+    """
+    try:
+        yield
+    except InvalidCheckpoint as error:
+        said = str(error)
+        raise InvalidCheckpoint(said if str(folder) in said else f"{folder}: {said}") from None
+    except (RagOwlError, MemoryError):
+        raise
+    except Exception as error:  # transformers' configs raise classes of their own
+        said = " ".join(str(error).split())
+        raise InvalidCheckpoint(
+            f"{folder / 'config.json'} describes no {family} ({type(error).__name__}: {said})."
+        ) from None
 
 
 def find_folder(name: str | Path) -> Path:

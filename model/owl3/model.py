@@ -19,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM, Qwen2Rota
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.model import checkpoint, placement
+from rag_owl.model.check import NAMES
 from rag_owl.model.hyper_attention import HyperAttention
 from rag_owl.model.owl3.config import Owl3Config
 from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
@@ -92,18 +93,19 @@ class Owl3(nn.Module):
         """
         folder = checkpoint.find_folder(name)
         tensors = dict(checkpoint.read_tensors(checkpoint.weight_files(folder)))
-        config = Owl3Config.read(folder, tensors)
         device = placement.device_of(device_map)
-        wanted = placement.dtype_of(dtype if dtype is not None else config.dtype)
-        with ONE_AT_A_TIME, torch.device("meta"):
-            model = cls(config)
-        layers = config.vision.num_hidden_layers
-        used = {k: v for k, v in tensors.items() if not _never_used(k, layers)}
-        optional: frozenset[str] = frozenset()
-        if config.tie_word_embeddings:
-            optional = frozenset({"language_model.lm_head.weight"})
-        checkpoint.assign(model, used, optional=optional)
-        model._finish_loading()
+        with checkpoint.built_from(folder, NAMES["owl3"]):
+            config = Owl3Config.read(folder, tensors)
+            wanted = placement.dtype_of(dtype if dtype is not None else config.dtype)
+            with ONE_AT_A_TIME, torch.device("meta"):
+                model = cls(config)
+            layers = config.vision.num_hidden_layers
+            used = {k: v for k, v in tensors.items() if not _never_used(k, layers)}
+            optional: frozenset[str] = frozenset()
+            if config.tie_word_embeddings:
+                optional = frozenset({"language_model.lm_head.weight"})
+            checkpoint.assign(model, used, optional=optional)
+            model._finish_loading()
         model.to(dtype=wanted)
         if quantize is not None:
             placement.quantize(model.language_model, quantize, device)

@@ -59,7 +59,7 @@ class Spliced(nn.Module):
         device = placement.device_of(device_map)
         stated = raw.get("torch_dtype") or raw.get("dtype") or "float32"
         wanted = placement.dtype_of(dtype if dtype is not None else stated)
-        try:
+        with checkpoint.built_from(folder, NAMES[cls.family]):
             tensors = cls._renamed(found, raw)
             with ONE_AT_A_TIME, torch.device("meta"):
                 model = cls(raw, tensors)
@@ -67,13 +67,6 @@ class Spliced(nn.Module):
             checkpoint.assign(model, tensors, optional=frozenset(tied))
             model.tie()
             model._make_tables(torch.device("cpu"))  # nothing is left without memory
-        except InvalidCheckpoint as error:
-            raise InvalidCheckpoint(f"{folder}: {error}") from None
-        except Exception as error:  # strict configs raise classes of their own
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise InvalidCheckpoint(
-                f"{folder / 'config.json'} describes no {NAMES[cls.family]} ({said})."
-            ) from None
         nn.Module.to(model, dtype=wanted)
         if quantize is not None:
             placement.quantize(model.text_model, quantize, device)

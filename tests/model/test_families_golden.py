@@ -117,7 +117,7 @@ def test_configs_that_cannot_be(tmp_path: Path):
         (Ovis, GEMMA, "'dice'", {"visual_tokenizer_config": {"tokenize_function": "dice"}}),
         (Ovis, GEMMA, "no Ovis 1.6", {"visual_tokenizer_config": {"vocab_size": "many"}}),
         (Ovis, GEMMA, "no Ovis 1.6", {"llm_config": {"hidden_size": None}}),
-        (Ovis, GEMMA, "hidden_size", {"hidden_size": None}),
+        (Ovis, GEMMA, "no Ovis 1.6", {"hidden_size": None}),
         (
             Ovis,
             GEMMA,

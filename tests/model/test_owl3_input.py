@@ -159,9 +159,15 @@ def test_hyper_layers_that_differ_from_the_tensors(folder: Path):
 
 
 def test_configs_that_cannot_be(folder: Path):
+    whole = (folder / "config.json").read_text()
     for text, message in (("{", "JSON"), ("[]", "object"), ("{}", "vocab_size")):
         (folder / "config.json").write_text(text)
         with pytest.raises(InvalidCheckpoint, match=message):
+            Owl3.from_pretrained(folder)
+    config = json.loads(whole)
+    for key, wrong in (("hidden_size", -3), ("vision_config", 7), ("hyper_layers", 7)):
+        (folder / "config.json").write_text(json.dumps(config | {key: wrong}))
+        with pytest.raises(InvalidCheckpoint, match=r"config\.json describes no mPLUG-Owl3"):
             Owl3.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InvalidCheckpoint, match="missing"):
