@@ -29,7 +29,7 @@ class Limits:
 
     max_pixels: int = 100_000_000  # of one picture, width x height
     max_pages: int = 5_000  # of one PDF
-    max_bytes: int = 4 * 2**30  # of one file that becomes one document
+    max_bytes: int = 8 * 2**30  # of one file
     max_video_seconds: int = 6 * 3_600  # of one video
     max_frame_pixels: int = 40_000_000  # of one frame of a video; 8K has 33 million
     max_archive_members: int = 100_000

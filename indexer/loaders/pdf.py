@@ -44,10 +44,7 @@ def load_pdf(name: str, file: WatchedFile, limits: Limits) -> tuple[Loaded, list
                 "split it"
             )
         damaged = [i for i in range(pages) if not _has_page(document, i)]
-        fields = {
-            key: " ".join(clean_text(document.get_metadata_value(key)).split())
-            for key in ("Title", "Author")
-        }
+        fields = {key: _field(document, key) for key in ("Title", "Author")}
     if len(damaged) == pages:
         raise UnreadableMedia(_DAMAGED)
     metadata: dict[str, Any] = {"pages": pages}
@@ -88,6 +85,13 @@ def _opened(stream: BinaryIO) -> Iterator[Any]:
     finally:
         with _PDFIUM:
             document.close()
+
+
+def _field(document: Any, key: str) -> str:
+    try:
+        return " ".join(clean_text(document.get_metadata_value(key)).split())
+    except ValueError:  # half a character: the pages are worth having without
+        return ""
 
 
 def _has_page(document: Any, index: int) -> bool:

@@ -214,6 +214,12 @@ def test_unusual_characters(tmp_path: Path) -> None:
     assert section.text == "Café € 5 (x)"
 
 
+def test_a_title_that_is_no_text_costs_only_itself(tmp_path: Path) -> None:
+    data = pdf([lines("The ferry leaves at seven.")], info="/Title<FEFFD800>/Author(A. Owl)")
+    document = load(tmp_path / "ferry.pdf", data)
+    assert (document.title, document.metadata["author"]) == ("ferry", "A. Owl")
+
+
 def test_protected_and_broken_pdfs_are_skipped_with_one_reason(tmp_path: Path) -> None:
     good = pdf([lines("Text")] * 3)
     path = tmp_path / "a.pdf"
