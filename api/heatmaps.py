@@ -86,7 +86,8 @@ def paint(attention: NDArray[np.float32], size: tuple[int, int]) -> bytes:
     share = (attention / mean - 1).clip(0, 1) if mean > 0 else attention
     alpha = Image.fromarray((share * _STRONGEST).clip(0, 255).astype(np.uint8))
     laid = Image.new("RGBA", size, (*_COLOUR, 0))
-    laid.putalpha(alpha.resize(size, Image.Resampling.BICUBIC))
+    # Bicubic weights would paint beyond the strongest, and a rim around it.
+    laid.putalpha(alpha.resize(size, Image.Resampling.BILINEAR))
     file = io.BytesIO()
     laid.save(file, "PNG")
     return file.getvalue()

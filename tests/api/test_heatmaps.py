@@ -31,7 +31,7 @@ def test_what_drew_attention_is_painted_where_it_is() -> None:
     alpha = alpha_of(attention)
     row, column = np.unravel_index(alpha.argmax(), alpha.shape)
     assert (row // 4, column // 8) == (1, 6)
-    assert alpha.max() > 150
+    assert 150 < alpha.max() <= 190  # the picture below stays visible
     assert alpha[20:, :32].max() == 0
 
 
