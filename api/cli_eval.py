@@ -177,9 +177,9 @@ def _owleval(given: _Given, rating_port: int | None) -> None:
 
     assert given.dataset is not None
     questions, digest = owleval.load(given.dataset, given.images)
+    others = owleval.published(given.answers, questions)
     if given.limit is not None:
         questions = questions[: given.limit]
-    others = owleval.published(given.answers, questions)
     folder = given.out or Path(f"eval-owleval-{digest[:8]}")
     if rating_port is not None:
         if not (folder / journal.FILE).exists():

@@ -98,7 +98,8 @@ def _folder_of(folder: Path) -> Path:
 
 
 def published(paths: Sequence[Path], questions: Sequence[OwlQuestion]) -> dict[str, dict[int, str]]:
-    """Answers that others published, by model and question. Raises `InvalidInput`."""
+    """Answers that others published, by model and question; questions: all there are. Raises
+    `InvalidInput`."""
     known = {each.id for each in questions}
     found: dict[str, dict[int, str]] = {}
     for path in paths:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from rag_owl import RagOwl
+from rag_owl.api.cli import app
 from rag_owl.api.rating import Rating
 from rag_owl.errors import InvalidInput
 from rag_owl.evaluation import owleval
@@ -133,6 +135,22 @@ def test_only_this_page_can_rate(site: TestClient, tmp_path: Path) -> None:
     large = {"0": "A" * 100_000}
     assert site.post("/0", data=large, headers={"Origin": "http://127.0.0.1"}).status_code == 413
     assert stored(tmp_path / "run") == {}
+
+
+def test_fewer_questions_can_be_asked_beside_all_published_answers(
+    owleval_folder: Path, tmp_path: Path
+) -> None:
+    others = write(
+        tmp_path / "llava.jsonl", *({"question_id": n, "answer": f"no {n}"} for n in (1, 2, 3))
+    )
+    asked = ["eval", str(owleval_folder), "--limit", "1", "--answers", str(others), "--json"]
+    where = ["--out", str(tmp_path / "run"), "--data", str(tmp_path / "data")]
+    where += ["--model", "owl-nano"]
+    done = CliRunner().invoke(app, [*asked, *where])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["questions"] == 1
+    assert list(report["answers"]["owl-nano"]) == ["1"]
 
 
 def test_every_model_stands_first_sometimes(owleval_folder: Path) -> None:
