@@ -64,7 +64,7 @@ class Drawn:
             if best is None or most < LEAST_SHARE:
                 return []
             sources = [best]
-        return [self._attribution(start, end, source) for source in sources]
+        return [self._attribution(start, end, source, not marked) for source in sources]
 
     def _of(self, views: Sequence[int]) -> float:
         return sum(self.views[i] for i in views)
@@ -73,7 +73,7 @@ class Drawn:
         first, last = self._seconds(self.laid.film_views, self.laid.film)
         return Moment(start, end, first, last, self.film_share)
 
-    def _attribution(self, start: int, end: int, source: int) -> Attribution:
+    def _attribution(self, start: int, end: int, source: int, filled: bool) -> Attribution:
         views, stretch = self.laid.views_of.get(source, []), self.laid.stretches[source]
         item_start, item_end = self._ground(source)
         filmed = bool(views) and stretch.frames[0].seconds is not None
@@ -86,6 +86,7 @@ class Drawn:
             attention=self.shares[source],
             box=self._box(views) if not filmed else None,
             seconds=self._seconds(views, stretch) if filmed else None,
+            filled=filled,
         )
 
     def _ground(self, source: int) -> tuple[int, int] | tuple[None, None]:

@@ -109,6 +109,15 @@ class Checker:
         rank, at = max(found, default=(0, 0))
         return asked[-at].source if rank >= ORDER.index("partly") else None
 
+    def place(self, statement: str, source: int) -> tuple[int, int] | None:
+        """The characters of the source's sentence that shares most words with a statement, at
+        least half of them: a pointer for readers, and no check."""
+        share, sentence = self._nearest(statement, source)
+        if share < 0.5:
+            return None
+        start = (self._items[source].text or "").index(sentence)
+        return start, start + len(sentence)
+
     # --- one statement and one item -----------------------------------------------------------
 
     def _said(self, asked: Asked) -> str:

@@ -134,9 +134,11 @@ def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) ->
     for start, end in spans:
         if (start, end) in given:
             continue
-        source = checker.best(without_markers(draft.text[start:end]))
+        said = without_markers(draft.text[start:end])
+        source = checker.best(said)
         if source is not None:
-            found.append(Attribution(start, end, source, filled=True))
+            place = checker.place(said, source) or (None, None)
+            found.append(Attribution(start, end, source, *place, filled=True))
     return found
 
 
@@ -175,23 +177,26 @@ def _cite_all(
     checker: Checker,
     grounding: Grounding,
 ) -> tuple[Citation, ...]:
-    asked, places = [], []
+    asked, places, quotes = [], [], []
     said_of_texts = [a.alike is None for a, _ in grounds]
     for attribution, _ in grounds:
         item = context.sources[attribution.source].item
         place = _place(attribution, item)
         said = without_markers(draft.text[attribution.start : attribution.end])
         quote = item.text[slice(*place)] if item.text and place else None
-        asked.append(Asked(said, attribution.source, _is_bare(draft, said), quote))
+        own = attribution.filled and attribution.attention is None  # found by its own words
+        ground = None if own else quote
+        asked.append(Asked(said, attribution.source, _is_bare(draft, said), ground))
         places.append(place)
+        quotes.append(quote)
     read = iter(
         checker.check([a for a, of_text in zip(asked, said_of_texts, strict=True) if of_text])
     )
     checked = [next(read) if of_text else Support() for of_text in said_of_texts]
     return tuple(
-        _cite(attribution, context, place, each.quote, weigh(support, attribution, drop, grounding))
-        for (attribution, drop), each, place, support in zip(
-            grounds, asked, places, checked, strict=True
+        _cite(attribution, context, place, quote, weigh(support, attribution, drop, grounding))
+        for (attribution, drop), quote, place, support in zip(
+            grounds, quotes, places, checked, strict=True
         )
     )
 

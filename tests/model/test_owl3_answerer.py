@@ -210,6 +210,7 @@ def test_a_taught_answer_is_cited(taught, tmp_path: Path):
     (attribution,) = draft.attributions
     assert (attribution.start, attribution.end, attribution.source) == (0, 4, 0)
     assert attribution.attention == pytest.approx(1)  # the only source
+    assert not attribution.filled  # the marker says so
     assert (attribution.item_start, attribution.item_end) == (0, 10)
     answer = verify(draft, asked, generation=1)
     assert answer.citations[0].quote == "It is red."
@@ -233,6 +234,7 @@ def test_without_markers_attention_says_what_it_rests_on(tmp_path: Path):
     assert draft.attributions
     for attribution in draft.attributions:
         assert 0.3 <= (attribution.attention or 0) <= 1
+        assert attribution.filled
         if attribution.source == 1:
             assert attribution.box is not None
             assert attribution.item_start is None

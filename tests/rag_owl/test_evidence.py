@@ -77,6 +77,14 @@ def test_a_marker_to_nothing_is_reported_and_never_a_citation() -> None:
     assert [citation.marker for citation in answer.citations] == [1]
 
 
+def test_a_citation_that_was_filled_in_points_to_the_nearest_sentence() -> None:
+    draft = Draft(SENTENCE)
+    (citation,) = verify(draft, Context(QUESTION, (source(),)), 1).citations
+    assert (citation.filled, citation.quote, citation.marker) == (True, SENTENCE, 1)
+    assert citation.location == TextLocation(100 + START, 100 + START + len(SENTENCE))
+    assert citation.support.verdict == "supported"
+
+
 def test_without_any_support_it_is_an_abstention() -> None:
     answer = verify(Draft("It weighs a ton.", ()), Context(QUESTION, (source(),)), 1)
     assert answer.abstained
