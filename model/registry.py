@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,21 @@ def called(name: str) -> str:
         card = None
     own = card.get("name") if isinstance(card, dict) else None
     return own if isinstance(own, str) and 0 < len(own) <= 200 else Path(name).name
+
+
+def files_of(name: str) -> dict[str, str]:
+    """What tells a model's files from others of its name: of owl-nano what its manifest says, of
+    other folders sizes and times; of what is no folder nothing."""
+    folder = Path(__file__).parent / "nano" / "weights" if name == NANO else Path(name)
+    manifest = [
+        path for path in (folder / "manifest.json", folder / "support.json") if path.exists()
+    ]
+    if manifest:
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in manifest}
+    if name in names() or not folder.is_dir():
+        return {}
+    found = {path.name: path.stat() for path in folder.iterdir() if path.is_file()}
+    return {file: f"{stat.st_size} {stat.st_mtime_ns}" for file, stat in sorted(found.items())}
 
 
 def load_picture_embedder(name: str) -> PictureEmbedder | None:

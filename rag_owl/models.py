@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from rag_owl import __version__
 from rag_owl.errors import ModelNotFound
 from rag_owl.indexer.embed import load_picture_embedder, load_text_embedder
 from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
@@ -21,6 +24,17 @@ from rag_owl.settings import Settings
 from rag_owl.store.collections import Generation
 
 T = TypeVar("T")
+_IN_ANSWERS = {  # settings that change what is said or how it is checked
+    "judge",
+    "abstain_below",
+    "answer_tokens",
+    "context_characters",
+    "dtype",
+    "quantize",
+    "video_frames",
+    "source_pixels",
+    "question_pixels",
+}
 
 
 @runtime_checkable
@@ -149,6 +163,18 @@ class Models:
             f"answerer {chosen}", partial(registry.load_answerer, chosen, self._around)
         )
         return found
+
+    def state_of(self, name: str | None = None) -> str:
+        """A digest of what an answer of this model depends on beside its question and the
+        collection: its files, the judge's, settings, this software. Of hub ids and servers no more
+        than the name is known. Raises `InvalidCheckpoint`."""
+        chosen = name or self._settings.model
+        named = self._settings.model_dump(mode="json", include=_IN_ANSWERS)
+        named |= {"software": __version__, "files": registry.files_of(chosen)}
+        named["judge files"] = registry.files_of(self._settings.judge)
+        if chosen in self._settings.remote_models:
+            named["remote"] = self._settings.remote_models[chosen].model_dump(mode="json")
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
     def judge(self, name: str | None = None) -> Judge | None:
         """What citations are checked with; None: as the settings say. Raises `ModelError`."""

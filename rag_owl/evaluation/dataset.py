@@ -4,8 +4,8 @@
      "items": [{"document": "name or id", "start": 0, "end": 9}]}
 
 Only `question` and `answers` are required; empty `answers` mean that the collection cannot answer.
-Image paths are relative to the file. An item may also have `page`, `box` ([left, top, right,
-bottom], fractions), `start_seconds` and `end_seconds`.
+Image paths are relative to the file. An item may also have `page` (from 1), `box` ([left, top,
+right, bottom], fractions), `start_seconds` and `end_seconds`; a start and its end come together.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 from rag_owl.errors import InvalidInput
 from rag_owl.evaluation.places import Gold
+
+_LARGEST = 2**53  # of a place
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def parse_object(line: bytes, where: str) -> dict[str, Any]:
 def _parse(line: bytes, where: str, number: int, folder: Path) -> Asked:
     row = parse_object(line, where)
     for name in ("question", "answers"):
-        if name not in row:
+        if row.get(name) is None:
             raise InvalidInput(f"{where}: no {name!r}; empty answers mean that there is none")
     question = row["question"]
     if not isinstance(question, str) or not question.strip():
@@ -118,11 +120,17 @@ def _parse(line: bytes, where: str, number: int, folder: Path) -> Asked:
     if identifier is None:
         identifier = f"line {number}"
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        raise InvalidInput(f"{where}: 'id' is a text or a number")
+        raise InvalidInput(f"{where}: 'id' is a text or a whole number")
     images = tuple(folder / name for name in _texts(row, "images", where))
     for image in images:
         if not image.is_file():
             raise InvalidInput(f"{where}: there is no picture {image}; --images names its folder")
+    answers = tuple(_texts(row, "answers", where))
+    if not all(answer.strip() for answer in answers):
+        raise InvalidInput(
+            f"{where}: one of 'answers' is empty; a question that the collection cannot answer has "
+            "an empty list"
+        )
     golds = row.get("items") or []
     if not isinstance(golds, list):
         raise InvalidInput(f"{where}: 'items' is a list")
@@ -130,7 +138,7 @@ def _parse(line: bytes, where: str, number: int, folder: Path) -> Asked:
         id=str(identifier),
         question=question,
         images=images,
-        answers=tuple(_texts(row, "answers", where)),
+        answers=answers,
         items=tuple(_gold(gold, where) for gold in golds),
     )
 
@@ -149,18 +157,35 @@ def _texts(row: dict[str, Any], name: str, where: str) -> list[str]:
 def _gold(value: Any, where: str) -> Gold:
     if not isinstance(value, dict) or not isinstance(value.get("document"), str):
         raise InvalidInput(f"{where}: each of 'items' names a 'document'")
-    numbers: dict[str, Any] = {}
     for name in ("start", "end", "page", "start_seconds", "end_seconds"):
-        found = value.get(name)
-        if isinstance(found, bool) or not isinstance(found, int | float | None):
-            raise InvalidInput(f"{where}: {name!r} of an item is a number")
-        numbers[name] = found
+        found, least = value.get(name), int(name == "page")
+        whole = not name.endswith("seconds")
+        if found is None:
+            continue
+        if isinstance(found, bool) or not isinstance(found, int if whole else int | float):
+            raise InvalidInput(f"{where}: {name!r} of an item is a {'whole ' * whole}number")
+        if not least <= found < _LARGEST:  # NaN is not either
+            raise InvalidInput(f"{where}: {name!r} of an item is a number from {least} on")
+    for first, last in (("start", "end"), ("start_seconds", "end_seconds")):
+        start, end = value.get(first), value.get(last)
+        if (start is None) != (end is None):
+            raise InvalidInput(f"{where}: an item has {first!r} and {last!r}, or neither")
+        if start is not None and start > end:
+            raise InvalidInput(f"{where}: {first!r} of an item lies behind its {last!r}")
     box = value.get("box")
     if box is not None and not _is_box(box):
         raise InvalidInput(
             f"{where}: 'box' of an item is [left, top, right, bottom] in fractions from 0 to 1"
         )
-    return Gold(value["document"], **numbers, box=tuple(box) if box is not None else None)
+    return Gold(
+        value["document"],
+        value.get("start"),
+        value.get("end"),
+        value.get("page"),
+        tuple(box) if box is not None else None,
+        value.get("start_seconds"),
+        value.get("end_seconds"),
+    )
 
 
 def _is_box(box: Any) -> bool:

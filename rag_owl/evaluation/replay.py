@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,19 +43,18 @@ def replay(
     """Ask the newest `limit` stored questions of a collection again -> what changed.
 
     Of questions that were asked several times alike the newest counts; what was itself a replay
-    does not. model: instead of the one that answered. Which questions they are is decided when the
-    run begins; stopped, it goes on with the same `folder`. Raises as `evaluate` does.
+    does not. model: instead of the one that answered. Stopped, it goes on with the same `folder`:
+    what was asked again of the same state of the collection, with the same weights and settings,
+    is not asked once more. Raises as `evaluate` does.
     """
     follow = on_progress or (lambda what, done, total: None)
     with db.reading(owl.engine) as session:
-        collections.get(session, collection)
+        version = collections.get(session, collection).version
     if model is not None:
         owl.models.answerer(model)  # an unknown one ends it here
+    state_of = functools.cache(lambda name: f"{version} {owl.models.state_of(name)}")
     with Journal(folder, {"format": 1, "replay": collection, "model": model}) as journal:
-        plan = next((row["plan"] for row in journal.rows if "plan" in row), None)
-        if plan is None:
-            plan = list(_chosen(owl, collection, limit))
-            journal.append({"plan": plan})
+        plan = list(_chosen(owl, collection, limit))
         if not plan:
             raise InvalidInput(
                 f"no question was asked of {collection} yet; there is nothing to ask"
@@ -62,9 +63,12 @@ def replay(
         failures = 0
         for number, answer_id in enumerate(plan):
             follow("asking again", number, len(plan))
-            if answer_id in done:
+            state = state_of(model or _asked_of(owl, answer_id))
+            known = done.get(answer_id)
+            if known is not None and known["now"] is not None and known.get("state") == state:
                 continue
             row, failed = _again(owl, answer_id, model)
+            row["state"] = state
             journal.append(row)
             done[answer_id] = row
             failures = failures + 1 if failed else 0
@@ -92,6 +96,13 @@ def _chosen(owl: RagOwl, collection: str, limit: int | None) -> Iterator[str]:
         if len(page) < _PAGE:
             return
         before = (page[-1].created_at, page[-1].id)
+
+
+def _asked_of(owl: RagOwl, answer_id: str) -> str | None:
+    """The model that a question named; None: the settings' one, or the question is gone."""
+    with contextlib.suppress(NotFound), db.reading(owl.engine) as session:
+        return answers.question_of(session, answer_id).model
+    return None
 
 
 def _again(owl: RagOwl, answer_id: str, model: str | None) -> tuple[dict[str, Any], bool]:

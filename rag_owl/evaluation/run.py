@@ -17,7 +17,7 @@ from rag_owl.evaluation.places import place_of, ranks
 from rag_owl.evaluation.rows import answer_row
 from rag_owl.evaluation.summary import summarise
 from rag_owl.ports import Judge
-from rag_owl.store import collections
+from rag_owl.store import collections, documents
 from rag_owl.types import Answer, Channel, Item
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def evaluate(
     checker = None if judge == "none" else owl.models.judge(judge)
     with db.reading(owl.engine) as session:
         version = collections.get(session, collection).version
+        named = (gold.document for each in asked for gold in each.items)
+        unknown = documents.unknown(session, collections.get(session, collection).key, named)
     about = {
         "format": FORMAT,
         "dataset": dataset.sha256,
@@ -74,8 +76,18 @@ def evaluate(
         for name in models:
             run.ask(name, asked)
         rows = journal.rows
+    with db.reading(owl.engine) as session:
+        version = collections.get(session, collection).version
     return summarise(
-        rows, asked, models, collection=collection, k=k, judge=judge, dataset=dataset.path.name
+        rows,
+        asked,
+        models,
+        collection=collection,
+        k=k,
+        judge=judge,
+        dataset=dataset.path.name,
+        version=version,
+        unknown=unknown,
     )
 
 
@@ -94,13 +106,15 @@ class _Run:
         self._journal, self._version = journal, version
         self._on_progress = on_progress or (lambda what, done, total: None)
 
-    def _done(self, model: str | None) -> set[str]:
-        """Questions with a result; those that failed are asked again."""
+    def _done(self, model: str | None, state: str | None = None) -> set[str]:
+        """Questions whose last result counts; what failed, or was said by other weights or under
+        other settings, is asked again."""
         kind = "search" if model is None else "answer"
+        last = {row["question"]: row for row in self._journal.rows if row.get("model") == model}
         return {
-            row["question"]
-            for row in self._journal.rows
-            if row.get("model") == model and kind in row
+            question
+            for question, row in last.items()
+            if kind in row and row.get("state", state) == state
         }
 
     def _keep(self, row: dict[str, Any]) -> None:
@@ -148,7 +162,8 @@ class _Run:
     # --- answers -------------------------------------------------------------------------------
 
     def ask(self, model: str, asked: Sequence[Asked]) -> None:
-        done = self._done(model)
+        state = self._owl.models.state_of(model)
+        done = self._done(model, state)
         if all(each.id in done for each in asked):
             self._on_progress(model, len(asked), len(asked))
             return
@@ -166,7 +181,7 @@ class _Run:
             except (InvalidInput, ModelError) as error:
                 row = {"question": each.id, "model": model, "error": str(error)}
                 failures += isinstance(error, ModelError)
-            self._keep(row)
+            self._keep({**row, "state": state})
             if failures == MOST_FAILURES:
                 raise RagOwlError(
                     f"{model} failed {failures} times in a row: {row['error']} "

@@ -27,7 +27,17 @@ _MEANS = (
     "pointing",
     "region_iou",
 )
-_COMPARED = ("f1", "exact_match", "citation_recall", "citation_precision", "right_item")
+_COMPARED = (
+    "f1",
+    "exact_match",
+    "f1_with_unanswerable",
+    "citation_recall",
+    "citation_precision",
+    "gold_citation_recall",
+    "gold_citation_precision",
+    "right_item",
+    "pointing",
+)
 Row = Mapping[str, Any]
 
 
@@ -40,8 +50,12 @@ def summarise(
     k: int,
     judge: str,
     dataset: str,
+    version: int | None = None,
+    unknown: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The report. rows: all that was kept; of two on one question the later counts."""
+    """The report. rows: all that was kept; of two on one question the later counts. version: the
+    collection's of now; unknown: documents of the dataset's `items` that it does not have.
+    """
     of_model: dict[str, dict[str, Row]] = {name: {} for name in models}
     searches: dict[str, Row] = {}
     for row in rows:
@@ -71,7 +85,7 @@ def summarise(
         },
         "retrieval": _retrieval(searches, asked),
         "comparisons": _comparisons(judged, models),
-        "notes": _notes(rows, of_model, judge, own),
+        "notes": [*_notes(of_model, judge, own, version), *_missing(unknown)],
         "questions": [_question(each, of_model, judged) for each in asked],
     }
 
@@ -274,8 +288,22 @@ def _comparisons(
     return found
 
 
+def _missing(unknown: Sequence[str]) -> list[str]:
+    if not unknown:
+        return []
+    first = ", ".join(repr(name) for name in unknown[:3])
+    count = "1 document" if len(unknown) == 1 else f"{len(unknown):,} documents"
+    return [
+        f"`items` name {count} that the collection does not have, as {first}: what is measured by "
+        "them counts as missed."
+    ]
+
+
 def _notes(
-    rows: Sequence[Row], of_model: Mapping[str, Mapping[str, Row]], judge: str, own: Sequence[str]
+    of_model: Mapping[str, Mapping[str, Row]],
+    judge: str,
+    own: Sequence[str],
+    version: int | None,
 ) -> list[str]:
     notes = []
     if judge == "none":
@@ -287,8 +315,13 @@ def _notes(
         "compared with the dataset's own evidence (`items`) stand beside it."
         for name in own
     ]
-    if len({row["version"] for row in rows if "version" in row}) > 1:
-        notes.append("The collection changed while this ran: answers are of different states.")
+    asked = [row["version"] for found in of_model.values() for row in found.values()
+             if "version" in row]  # fmt: skip
+    if version is not None and (old := sum(each != version for each in asked)):
+        notes.append(
+            f"The collection changed: {old:,} of {len(asked):,} answers are of an earlier state "
+            "of it. Another folder (--out) asks all again."
+        )
     for name, found in of_model.items():
         failed = [row for row in found.values() if "error" in row]
         if failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class OpenRevision:
 
 
 # Core and prepared once: through the ORM this would cost a fifth of embedding the text.
+_NAMED_AT_ONCE = 400  # each stands twice in a query
 _revisions, _owners = RevisionRow.__table__, DocumentRow.__table__
 _FIND = (
     select(
@@ -336,6 +337,23 @@ def get(session: Session, collection_key: int, document_id: str) -> Document:
     if row is None:
         raise NotFound(f"no document {document_id!r} in this collection")
     return _document(row)
+
+
+def unknown(session: Session, collection_key: int, named: Iterable[str]) -> list[str]:
+    """Those that are neither the name nor the id of a document of the collection, in order."""
+    asked = list(dict.fromkeys(named))
+    wanted = [name for name in asked if names.is_storable(name)]
+    found: set[str] = set()
+    for at in range(0, len(wanted), _NAMED_AT_ONCE):
+        part = wanted[at : at + _NAMED_AT_ONCE]
+        rows = session.execute(
+            select(DocumentRow.name, DocumentRow.id).where(
+                DocumentRow.collection_key == collection_key,
+                or_(DocumentRow.name.in_(part), DocumentRow.id.in_(part)),
+            )
+        )
+        found.update(value for row in rows for value in row)
+    return [name for name in asked if name not in found]
 
 
 def content(session: Session, collection_key: int, document_id: str) -> tuple[Document, str | None]:

@@ -91,9 +91,11 @@ def test_two_models_side_by_side(rivers: RagOwl, questions: Path, tmp_path: Path
     assert nano["peak_memory_bytes"] > 2**20
     assert report["judge"] == {"name": "owl-nano", "own_head_of": ["owl-nano"]}
     assert any("head of owl-nano itself" in note for note in report["notes"])
+    assert not any("does not have" in note or "changed" in note for note in report["notes"])
     assert report["retrieval"]["fused"]["recall"]["5"] == 1.0
     compared = {each["measure"]: each for each in report["comparisons"]}
     assert compared["f1"]["models"] == ["owl-nano", "sentences"]
+    assert "gold_citation_recall" in compared
     asked = {each["id"]: each for each in report["questions"]}
     each = [asked[name]["models"]["owl-nano"]["f1"] for name in ("amur", "danube", "volga")]
     assert sum(each) == pytest.approx(nano["f1"] * 3)
@@ -144,6 +146,9 @@ def test_a_question_by_every_measure() -> None:
     assert (figures["f1"], figures["right_item"], figures["errors"]) == (0.0, 0.0, 1)
     assert figures["citation_recall"] is None
     assert any("it broke" in note for note in report["notes"])
+    assert not any("changed" in note for note in report["notes"])
+    report = summary.summarise([row, silent], asked, ["m"], version=2, **how)  # type: ignore[arg-type]
+    assert any("2 of 2 answers are of an earlier state" in note for note in report["notes"])
 
 
 def test_what_others_wrote_stays_text_on_the_page(
@@ -183,6 +188,28 @@ def test_a_run_goes_on_and_grows(rivers: RagOwl, questions: Path, tmp_path: Path
     assert {name: after[name] for name in before} == before
     with pytest.raises(Conflict, match="judge"):
         run.evaluate(rivers, asked, "rivers", ["sentences"], folder, judge="owl-nano")
+
+
+def test_what_was_said_under_other_settings_is_asked_again(
+    rivers: RagOwl, questions: Path, tmp_path: Path
+) -> None:
+    row = {"question": "How long is the Volga?", "answers": ["3,530 kilometres"]}
+    write(questions, {**row, "items": [{"document": "volga.txt"}, {"document": "nile.txt"}]})
+    asked, folder = dataset.load(questions), tmp_path / "run"
+
+    def evaluate(owl: RagOwl) -> dict[str, Any]:
+        return run.evaluate(owl, asked, "rivers", ["sentences"], folder, judge="none")
+
+    first = evaluate(rivers)
+    assert first["models"]["sentences"]["abstained"] == 0.0
+    assert any("1 document that the collection does not have, as 'nile.txt'" in note
+               for note in first["notes"])  # fmt: skip
+    with RagOwl.open(rivers.folder, abstain_below=1.0) as strict:
+        assert evaluate(strict)["models"]["sentences"]["abstained"] == 1.0
+        lines = (folder / FILE).read_bytes()
+        assert evaluate(strict)["models"]["sentences"]["abstained"] == 1.0
+        assert (folder / FILE).read_bytes() == lines
+    assert evaluate(rivers)["models"]["sentences"]["abstained"] == 0.0
 
 
 def test_what_failed_is_asked_again(rivers: RagOwl, questions: Path, tmp_path: Path) -> None:
@@ -287,10 +314,27 @@ def _lines(path: Path) -> int:
         (b"[]", "expected an object"),
         (b'{"question": "a"}', "no 'answers'"),
         (b'{"question": " ", "answers": []}', "'question' is empty"),
+        (b'{"question": "a", "answers": null}', "no 'answers'"),
         (b'{"question": "a", "answers": "b"}', "'answers' is a list of texts"),
+        (b'{"question": "a", "answers": ["b", " "]}', "one of 'answers' is empty"),
+        (b'{"id": 1.5, "question": "a", "answers": []}', "a text or a whole number"),
         (b'{"question": "a", "answers": [], "images": ["no.png"]}', "no picture"),
         (b'{"question": "a", "answers": [], "items": [{}]}', "names a 'document'"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": "1"}]}', "number"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 9, "end": 0}]}',
+         "'start' of an item lies behind its 'end'"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 9}]}',
+         "'start' and 'end', or neither"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": -1, "end": 2}]}',
+         "a number from 0 on"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 1.5, "end": 2}]}',
+         "whole number"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "page": 0}]}',
+         "a number from 1 on"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start_seconds": NaN, '
+         b'"end_seconds": 2}]}', "'start_seconds' of an item is a number"),
+        (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 0, "end": 1'
+         + b"0" * 400 + b"}]}", "'end' of an item"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "box": [1, 0, 0, 1]}]}',
          "'box'"),
         (b'{"question": "\xff", "answers": []}', "not UTF-8"),
@@ -350,9 +394,16 @@ def test_replay_lists_what_changed_with_both_evidences(tmp_path: Path) -> None:
         other = replay.replay(owl, "rivers", tmp_path / "nano", model="owl-nano", limit=1)
         assert other["changed"][0]["now"]["model"] == "owl-nano"
         assert other["asked"] == 1
+        other = replay.replay(owl, "rivers", tmp_path / "nano", model="owl-nano")
+        assert other["asked"] == 2  # the limit is that of now
         html = replay_page.write(report)
         assert "2,825" in html
         assert "(only here)" in html
+        (texts / "amur.txt").write_text(RIVERS["amur"].replace("2,824", "2,826"))
+        owl.ingest("rivers", [texts])
+        later = replay.replay(owl, "rivers", folder)  # of another state: asked again
+        changed = next(each for each in later["changed"] if each["kind"] == "other answer")
+        assert "2,826" in changed["now"]["evidence"][0]["quote"]
         owl.ingest("empty", [texts / "volga.txt"])
         with pytest.raises(InvalidInput, match="no question was asked"):
             replay.replay(owl, "empty", tmp_path / "empty")
