@@ -4,6 +4,7 @@ asserted."""
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_all_families_side_by_side(tmp_path: Path):
         assert measured["weights"][family] > 10**5
         if pictures:
             assert row["positions"] > rows[family, 0]["positions"]
+
+
+def test_without_matplotlib_the_figures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    monkeypatch.setattr("benchmarks.families.RANDOM", ("owl1",))
+    text = compare("tiny", "cpu", [1], 2, 1, tmp_path)
+    assert "| owl1 | 1 |" in text
+    assert "No plot: a plot needs matplotlib" in text
+    assert (tmp_path / "families-tiny-cpu.json").is_file()
 
 
 def test_models_by_name_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
