@@ -137,8 +137,8 @@ def _filled(draft: Draft, spans: Sequence[tuple[int, int]], checker: Checker) ->
         said = without_markers(draft.text[start:end])
         source = checker.best(said)
         if source is not None:
-            place = checker.place(said, source) or (None, None)
-            found.append(Attribution(start, end, source, *place, filled=True))
+            first, last = checker.place(said, source) or (None, None)
+            found.append(Attribution(start, end, source, first, last, filled=True))
     return found
 
 
