@@ -191,8 +191,9 @@ def test_an_adapter_of_another_base_is_refused(data, tmp_path):
     config = json.loads(file.read_text())
     other = model_of("llama", tmp_path / "other")
     file.write_text(json.dumps(config | {"base_model_name_or_path": str(other)}))
-    with pytest.raises(InvalidCheckpoint, match="does not fit this model"):
+    with pytest.raises(InvalidCheckpoint, match=r"does not fit its base model, .*other") as caught:
         load_answerer(str(result), around)
+    assert "adapter_model.safetensors" in str(caught.value)
     file.write_text(json.dumps(config | {"base_model_name_or_path": ""}))
     with pytest.raises(InvalidCheckpoint, match="does not name its base model"):
         load_answerer(str(result), around)
