@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -74,5 +75,11 @@ def _write_model(local: Local, base: Path, folder: Path) -> None:
         renamed = local.model._renamed({name: stored}, raw)
         if len(renamed) == 1 and (found := mine.get(next(iter(renamed)))) is not None:
             stored = found.detach().reshape(stored.shape).to("cpu", stored.dtype)
+        elif len(renamed) > 1:  # one tensor there, several here: mPLUG-Owl's fused vision queries
+            flat = stored.flatten().clone()
+            places = torch.arange(stored.numel()).view(stored.shape)
+            for piece, at in local.model._renamed({name: places}, raw).items():
+                flat[at.flatten()] = mine[piece].detach().flatten().to("cpu", stored.dtype)
+            stored = flat.view(stored.shape)
         tensors[name] = stored.clone().contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
