@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIDE = 512  # pixels of the longer side
-_COLOUR = (214, 39, 40)
+_WEAK, _STRONG = (150, 0, 170), (255, 225, 0)  # two hues: one of them shows on any picture
 _STRONGEST = 190  # of 255: the picture stays visible
 
 
@@ -77,17 +77,19 @@ def _who_answered(settings: Settings, answer: Answer) -> str:
 def paint(attention: NDArray[np.float32], size: tuple[int, int]) -> bytes:
     """attention: (G, G), from the top left; size: width and height in pixels. -> PNG.
 
-    What drew twice the mean or more is painted strongest, what drew no more than the mean not at
-    all: attention that was spread evenly says nothing, and shows nothing.
+    What drew twice the mean or more is painted strongest, in yellow, less in violet, and what drew
+    no more than the mean not at all: attention that was spread evenly says nothing, and shows
+    nothing.
     """
     from PIL import Image
 
     mean = float(attention.mean())
     share = (attention / mean - 1).clip(0, 1) if mean > 0 else attention
-    alpha = Image.fromarray((share * _STRONGEST).clip(0, 255).astype(np.uint8))
-    laid = Image.new("RGBA", size, (*_COLOUR, 0))
     # Bicubic weights would paint beyond the strongest, and a rim around it.
-    laid.putalpha(alpha.resize(size, Image.Resampling.BILINEAR))
+    shares = Image.fromarray(share.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    share = np.asarray(shares)[..., None]
+    colour = np.array(_WEAK) + share * (np.array(_STRONG) - np.array(_WEAK))
+    laid = np.concatenate([colour, share * _STRONGEST], -1).round().astype(np.uint8)
     file = io.BytesIO()
-    laid.save(file, "PNG")
+    Image.fromarray(laid).save(file, "PNG")
     return file.getvalue()

@@ -113,6 +113,9 @@ def _parse(line: bytes, where: str, number: int, folder: Path) -> Asked:
     for name in ("question", "answers"):
         if row.get(name) is None:
             raise InvalidInput(f"{where}: no {name!r}; empty answers mean that there is none")
+    for name in ("images", "items"):
+        if name[:-1] in row:  # an extra field says what it likes, but this is a slip of the pen
+            raise InvalidInput(f"{where}: {name[:-1]!r} is called {name!r}, and is a list")
     question = row["question"]
     if not isinstance(question, str) or not question.strip():
         raise InvalidInput(f"{where}: 'question' is empty or no text")

@@ -35,6 +35,17 @@ def test_what_drew_attention_is_painted_where_it_is() -> None:
     assert alpha[20:, :32].max() == 0
 
 
+def test_paint_shows_on_any_picture() -> None:
+    attention = np.ones((8, 8))
+    attention[2:4, 2:4] = 9
+    laid = Image.open(io.BytesIO(paint(attention.astype(np.float32), (64, 64))))
+    for colour in ("red", "yellow", "magenta", "black", "white", "blue"):
+        picture = Image.new("RGBA", laid.size, colour)
+        before = np.asarray(picture, np.int16)
+        picture.alpha_composite(laid)
+        assert np.abs(np.asarray(picture) - before).max() > 40
+
+
 def test_an_even_or_empty_look_paints_nothing() -> None:
     assert alpha_of(np.full((8, 8), 0.3)).max() == 0
     assert alpha_of(np.zeros((8, 8))).max() == 0

@@ -319,6 +319,7 @@ def _lines(path: Path) -> int:
         (b'{"question": "a", "answers": ["b", " "]}', "one of 'answers' is empty"),
         (b'{"id": 1.5, "question": "a", "answers": []}', "a text or a whole number"),
         (b'{"question": "a", "answers": [], "images": ["no.png"]}', "no picture"),
+        (b'{"question": "a", "answers": [], "image": "a.png"}', "'image' is called 'images'"),
         (b'{"question": "a", "answers": [], "items": [{}]}', "names a 'document'"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": "1"}]}', "number"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 9, "end": 0}]}',
