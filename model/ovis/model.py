@@ -128,6 +128,13 @@ class Ovis(Spliced):
             renamed[name] = tensor
         return renamed
 
+    def _position_limits(self, raw: dict[str, Any]) -> dict[str, int]:
+        """Llama 3.2 could read on, but the whole was trained to `multimodal_max_length` only."""
+        limits = super()._position_limits(raw)
+        if (whole := raw.get("multimodal_max_length")) is not None:
+            limits["multimodal_max_length"] = int(whole)
+        return limits
+
     def _vision_parts(self) -> Sequence[nn.Module | nn.Parameter]:
         return [self.vision_model, self.head, self.vte]
 

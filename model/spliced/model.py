@@ -83,9 +83,11 @@ class Spliced(nn.Module):
         config = self.text_model.config
         config._attn_implementation = WATCHED
         self.eos_token_ids = _ids(config.eos_token_id)
-        self.max_positions = int(config.max_position_embeddings)
-        if self.max_positions < 1:
-            raise InvalidCheckpoint(f"max_position_embeddings {self.max_positions} in config.json.")
+        limits = self._position_limits(raw)
+        for name, most in limits.items():
+            if most < 1:
+                raise InvalidCheckpoint(f"{name} {most} in config.json.")
+        self.max_positions = min(limits.values())
 
     # --- what a family says -----------------------------------------------------------------
 
@@ -96,6 +98,10 @@ class Spliced(nn.Module):
     def _renamed(tensors: dict[str, Tensor], raw: dict[str, Any]) -> dict[str, Tensor]:
         """The checkpoint's tensors under the names of this module's; those never used left out."""
         raise NotImplementedError
+
+    def _position_limits(self, raw: dict[str, Any]) -> dict[str, int]:
+        """How many positions it has, by what config.json calls them; the least of them counts."""
+        return {"max_position_embeddings": int(self.text_model.config.max_position_embeddings)}
 
     def _vision_parts(self) -> Sequence[nn.Module | nn.Parameter]:
         """All that features depend on."""

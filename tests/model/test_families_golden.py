@@ -124,6 +124,8 @@ def test_configs_that_cannot_be(tmp_path: Path):
             "max_position_embeddings -3",
             {"llm_config": {"max_position_embeddings": -3}},
         ),
+        (Ovis, LLAMA, "multimodal_max_length 0 in", {"multimodal_max_length": 0}),
+        (Ovis, LLAMA, "no Ovis 1.6", {"multimodal_max_length": "long"}),
         (Ovis, LLAMA, "no Ovis 1.6", {"llm_config": {"rope_scaling": {"rope_type": []}}}),
         (Owl1, OWL1, "no mPLUG-Owl", {"vision_config": {"num_attention_heads": 7}}),
         (Owl1, OWL1, "no mPLUG-Owl", {"text_config": "LLaMA"}),
@@ -232,6 +234,24 @@ def test_prompts_that_do_not_fit():
         ovis(torch.tensor([[2, -300, 5]]))
     with pytest.raises(InvalidInput, match="places for tiles"):
         ovis(torch.tensor([[2, -999, 5]]))
+
+
+@pytest.mark.parametrize(
+    ("positions", "whole", "expected"),
+    [(131_072, 8_192, 8_192), (4_096, 8_192, 4_096), (4_096, None, 4_096)],
+)
+def test_ovis_has_room_for_what_the_whole_was_trained_to(
+    tmp_path: Path, positions, whole, expected
+):
+    shutil.copy(LLAMA / "weights.safetensors", tmp_path)
+    config = json.loads((LLAMA / "config.json").read_text())
+    config["llm_config"]["max_position_embeddings"] = positions
+    config["multimodal_max_length"] = whole
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = Ovis.from_pretrained(tmp_path)
+    assert model.max_positions == expected
+    with pytest.raises(InvalidInput, match=f"this model has {expected}"):
+        model(torch.ones(1, expected + 1, dtype=torch.long))
 
 
 @torch.no_grad()
