@@ -39,6 +39,7 @@ def merge_segments_of(
     The caller is the only one who writes segments of this generation. A damaged segment is left
     alone and said so: it must not keep new documents from being found.
     """
+    merged = final
     for channel in ("text", "picture"):
         if generation.vector_engine == "milvus":
             if final:
@@ -60,11 +61,12 @@ def merge_segments_of(
         index_type = _index_type(generation, chosen, sum(each.count for each in mine), final)
         try:
             _merge(engine, store, generation, chosen, index_type)
+            merged = True
         except CorruptData as error:
             log.error("%s segments were not merged: %s", channel, error)
         except Conflict as error:
             log.info("%s segments were not merged: %s", channel, error)
-    if final:
+    if merged:  # not at a job's end alone: what a long one merges would fill the disk
         remove_retired(engine, store)
 
 

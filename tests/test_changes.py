@@ -138,6 +138,27 @@ def test_a_long_revision_keeps_its_vectors_through_merges(
     assert "bat89" in (owl.search("c", "bat89")[0].item.text or "")
 
 
+@on_sqlite
+def test_segments_that_were_merged_go_while_the_job_still_runs(
+    owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_BATCH", 4)
+    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(merge, "MOST_SEGMENTS", 2)
+    monkeypatch.setattr(merge, "_READERS_NEED", 0.0)
+    flush, seen = pipeline.Ingest._flush, list[int]()
+
+    def flush_and_count(ingest: pipeline.Ingest) -> bool:
+        seen.append(len(list((owl.folder / "segments").iterdir())))
+        return flush(ingest)
+
+    monkeypatch.setattr(pipeline.Ingest, "_flush", flush_and_count)
+    write(files, long=long_text("owl", 120))
+    assert_sound(owl, owl.ingest("c", [files]))
+    assert len(seen) > 20
+    assert max(seen) < 10
+
+
 def rest_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Batches are small, and until the event is set nothing is stored after the first ones."""
     go_on = threading.Event()
