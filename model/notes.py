@@ -40,10 +40,13 @@ def notes(
     if any(view.key in failed for views in sights.earlier for view in views):
         yield "A picture of an earlier question is gone and was left out."
     unread = sum(frame.key in failed for frame in sights.film.frames)
+    paired = any(frame.also is not None for frame in sights.film.frames)
     if unread:
-        yield f"{unread} frames of your video could not be read."
-    shown = len(laid.film.frames)
-    if sights.film.frames and shown < int(seconds):
+        what = "pairs of frames" if paired else "frames"
+        yield f"{unread} {what} of your video could not be read."
+    steps = len(laid.film.frames)  # one for each second, where there is room
+    if sights.film.frames and steps < int(seconds):
+        shown = 2 * steps if paired else steps
         yield f"Your video of {seconds:.0f} s was shown as {shown} frames."
     pairs = enumerate(zip(sights.sources, laid.stretches, strict=False))
     small = [
