@@ -2,8 +2,9 @@
 
 Half of the positions for the user's video at most, three quarters with the conversation so far.
 Then pictures of sources become smaller, from the lowest rank on, where the family can show them
-so; and only then sources are left out, the lowest rank first. What the user shows is made smaller
-only where it does not fit alone.
+so; and only then sources are left out, the lowest rank first, and the pictures of the others are
+as large again as there is room. What the user shows is made smaller only where it does not fit
+alone.
 """
 
 from __future__ import annotations
@@ -53,19 +54,19 @@ def fit(
     if shape.size(0) > room:
         shape.turns = 0
         _shrink_question(shape, room, name)
-    everything = len(context.sources)
+    everything, lesser = len(context.sources), family.lesser
     if shape.size(everything) <= room:
         return shape.laid_out(everything)
-    if family.lesser is not None:
-        most = _steps(shape.sights, family.lesser)
-        whole = shape.sights
-        shape.sights = whole.smaller(most, family.lesser)
-        if shape.size(everything) <= room:
-            enough = _least(most, lambda steps: _sized(shape, whole, steps) <= room)
-            shape.sights = whole.smaller(enough, family.lesser)
-            return shape.laid_out(everything)
-    left_out = _least(everything, lambda count: shape.size(everything - count) <= room)
-    return shape.laid_out(everything - left_out)
+    whole = shape.sights
+    if lesser is not None:
+        shape.sights = whole.smaller(_steps(whole, lesser), lesser)
+    kept = everything - _least(everything, lambda count: shape.size(everything - count) <= room)
+    if lesser is not None:  # what is left out makes room for the pictures of what is kept
+        whole = replace(whole, sources=whole.sources[:kept])
+        steps = _steps(whole, lesser)
+        enough = _least(steps, lambda steps: _sized(shape, whole, kept, steps) <= room)
+        shape.sights = whole.smaller(enough, lesser)
+    return shape.laid_out(kept)
 
 
 def without_source(context: Context, laid: EvidencePrompt, source: int) -> EvidencePrompt:
@@ -125,10 +126,10 @@ def _shrink_question(shape: _Shape, room: int, name: str) -> None:
         )
 
 
-def _sized(shape: _Shape, whole: Sights, steps: int) -> int:
+def _sized(shape: _Shape, whole: Sights, sources: int, steps: int) -> int:
     assert shape.family.lesser is not None
     shape.sights = whole.smaller(steps, shape.family.lesser)
-    return shape.size(len(shape.context.sources))
+    return shape.size(sources)
 
 
 def _steps(sights: Sights, lesser: Lesser) -> int:

@@ -12,7 +12,8 @@ from PIL import Image
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.model.attribution import region
-from rag_owl.model.evidence_prompt import Sights, Stretch, View
+from rag_owl.model.evidence_prompt import Sights, Stretch, View, lay_out
+from rag_owl.model.notes import notes
 from rag_owl.model.ovis.partition import (
     TILE,
     choose_grid,
@@ -94,6 +95,45 @@ def test_what_does_not_fit_at_its_smallest_is_left_out(qwen: SplicedAnswerer):
     assert draft.left_out
     assert draft.left_out[-1] == "i7"
     assert any("shown smaller" in note for note in draft.notes)
+
+
+def test_what_is_left_out_makes_room_for_pictures(qwen: SplicedAnswerer):
+    put = blobs_of(qwen).put
+    keys = [put(drawn(i, 600, 600)) for i in range(3)]
+    kept = [item(i, key=key) for i, key in enumerate(keys)]
+    alone = qwen.answer(context(kept))
+    assert alone.notes == ()
+    too_long = item(3, "Words. " * 300, put(drawn(3, 600, 600)))
+    draft = qwen.answer(context([*kept, too_long]))
+    assert draft.left_out == ("i3",)
+    assert draft.notes == ()  # as large as if there were no other
+    assert draft.usage == alone.usage
+    # Half of the room: the highest rank gets it.
+    text = item(0, "Words. " * 120, keys[0])
+    draft = qwen.answer(context([text, *kept[1:], item(3, key=put(drawn(4, 600, 600))), too_long]))
+    assert draft.left_out == ("i3",)
+    (note,) = draft.notes
+    assert "[4] were shown smaller" in note
+    assert "[1]" not in note
+    assert draft.usage is not None
+    assert POSITIONS - 8 - 256 < draft.usage.prompt_tokens <= POSITIONS - 8
+
+
+def test_frames_are_counted_where_a_step_holds_two():
+    def said(finest: Finest, step: int, failed: int) -> list[str]:
+        film = Stretch.of("f" * 64, 0.0, 12.0, 64, finest)
+        sights = Sights((), film=film)
+        asked = Context(Question("c", "When?", video="f" * 64), ())
+        laid = lay_out(asked, sights, 0, step=step)
+        gone = {view.key: "torn" for view in film.frames[:failed]}
+        return list(notes(asked, sights, laid, gone, 12.0))
+
+    pairs, single = Finest(frame=8, paired=True), Finest()
+    assert said(pairs, 1, 0) == said(single, 1, 0) == []
+    assert said(pairs, 2, 0) == ["Your video of 12 s was shown as 12 frames."]
+    assert said(single, 2, 0) == ["Your video of 12 s was shown as 6 frames."]
+    assert said(pairs, 1, 3) == ["3 pairs of frames of your video could not be read."]
+    assert said(single, 1, 3) == ["3 frames of your video could not be read."]
 
 
 def test_the_user_s_pictures_become_smaller_where_the_question_does_not_fit(qwen: SplicedAnswerer):
