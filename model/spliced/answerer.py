@@ -47,9 +47,8 @@ class PlacesRecord:
 
     def picture_mass(self, tokens: range, pictures: int) -> Tensor:
         mean = self._mean(tokens)
-        return torch.stack(
-            [mean[a:b].sum() for a, b in self._places[:pictures]] or [mean[:0].sum()]
-        )
+        masses = [mean[a:b].sum() for a, b in self._places[:pictures]]
+        return torch.stack(masses) if masses else torch.zeros(0)
 
     def patch_mass(self, tokens: range, pictures: int) -> list[Tensor]:
         mean = self._mean(tokens)

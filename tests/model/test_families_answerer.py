@@ -100,6 +100,7 @@ def test_masses_are_those_of_pictures_and_texts(answerer):
     (whole,) = record.text_mass(tokens, [(0, prompt.positions)])
     inside = record.text_mass(tokens, prompt.places)
     assert pictures.tolist() == pytest.approx(inside, abs=1e-4)
+    assert record.picture_mass(tokens, 0).shape == (0,)
     assert 0 < float(pictures.sum()) < whole <= 1.01
     for drawn, mass in zip(record.patch_mass(tokens, 2), pictures, strict=True):
         if owl.model.family == "owl1":
