@@ -27,8 +27,12 @@ SYSTEM = (
 )
 _SPEAKERS = {"user": "Human: ", "assistant": "AI: "}
 # The speakers' names are plain words here: at the beginning of a line of somebody's text they
-# get a space without width, so that nobody can speak for another.
-_SPEAKER = re.compile(r"^([^\S\n]*)(human|ai)(\s*:)", re.IGNORECASE | re.MULTILINE)
+# get a space without width, so that nobody can speak for another. Tokenizers keep whatever else
+# ends a line (as bytes, in LLaMA's), and a model may read it as one: as `str.splitlines`.
+_SPEAKER = re.compile(
+    r"(?:^|(?<=[\r\v\f\x1c-\x1e\x85\u2028\u2029]))([^\S\n]*)(human|ai)(\s*:)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 class Owl1Processor:
