@@ -59,6 +59,7 @@ class CheckReport:
     tolerance: float
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()  # what was not compared, and why
+    dtype: str = "float32"  # in which it was loaded
 
     @property
     def ok(self) -> bool:
@@ -68,7 +69,8 @@ class CheckReport:
         """For people."""
         lines = [f"{self.folder}: variant {self.variant}, {self.parameters:,} parameters"]
         if not self.comparisons:
-            lines.append("loads; no inputs.safetensors and expected.safetensors to compare with")
+            nothing = "no inputs.safetensors and expected.safetensors to compare with"
+            lines.append(f"loads in {self.dtype}; {nothing}")
         for c in self.comparisons:
             verdict = "ok" if c.ok else "DIFFERS"
             lines.append(f"  {c.name:24} {c.largest_difference:.3e}  {verdict}")

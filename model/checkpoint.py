@@ -132,6 +132,12 @@ def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
             raise
 
 
+def stored_in(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """In which floating numbers the largest of them is stored."""
+    floating = [t for t in tensors.values() if isinstance(t, Tensor) and t.is_floating_point()]
+    return max(floating, key=Tensor.numel).dtype if floating else torch.float32
+
+
 def tensor_names(folder: Path) -> list[str]:
     """The names of a folder's tensors, without reading the tensors where the format allows it.
 

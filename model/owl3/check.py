@@ -44,6 +44,7 @@ def check_folder(
         sum(p.numel() for p in model.parameters()),
         tolerance,
         tuple(comparisons),
+        dtype=str(next(model.language_model.parameters()).dtype).removeprefix("torch."),
     )
 
 

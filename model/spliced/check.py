@@ -29,12 +29,13 @@ _NO_RESULT = {
 
 
 def check_folder(folder: Path, family: Family, *, tolerance: float | None = None) -> CheckReport:
-    """Load `folder` and compare it. Raises InvalidCheckpoint."""
+    """Load `folder` and compare it, in float32 then. Raises InvalidCheckpoint."""
     facts = FAMILIES[family]
-    model = facts.model().from_pretrained(folder, dtype="float32")
+    compares = all((folder / f"{n}.safetensors").is_file() for n in ("inputs", "expected"))
+    model = facts.model().from_pretrained(folder, dtype="float32" if compares else None)
     found: list[Comparison] = []
     notes: list[str] = []
-    if (folder / "inputs.safetensors").is_file() and (folder / "expected.safetensors").is_file():
+    if compares:
         if family == "qwen2_vl":
             from rag_owl.model.qwen2_vl.check import compare
 
@@ -48,6 +49,7 @@ def check_folder(folder: Path, family: Family, *, tolerance: float | None = None
         tolerance or facts.tolerance,
         tuple(found),
         tuple(notes),
+        dtype=str(model.dtype).removeprefix("torch."),
     )
 
 

@@ -22,7 +22,12 @@ from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.loading import ONE_AT_A_TIME
 from rag_owl.model import checkpoint, placement
 from rag_owl.model.check import NAMES, Family
-from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
+from rag_owl.model.owl3.memory import (
+    MemoryIdentity,
+    VisualMemory,
+    check_identity,
+    new_ids,
+)
 from rag_owl.model.prompting import Clip, Prompt, Shown, Size
 from rag_owl.model.spliced.attention import WATCHED, Watcher
 from rag_owl.model.thin_linear import thin
@@ -51,14 +56,15 @@ class Spliced(nn.Module):
     ) -> Self:
         """Load a published checkpoint: a folder or hub id. Nothing that comes with it is run.
 
+        dtype: None: as its config.json says, or else as its weights are stored.
         Raises ModelNotFound, InvalidSettings; InvalidCheckpoint with the list of what does not fit.
         """
         folder = checkpoint.find_folder(name)
         raw = checkpoint.read_json(folder / "config.json")
         found = dict(checkpoint.read_tensors(checkpoint.weight_files(folder)))
         device = placement.device_of(device_map)
-        stated = raw.get("torch_dtype") or raw.get("dtype") or "float32"
-        wanted = placement.dtype_of(dtype if dtype is not None else stated)
+        stated = dtype or raw.get("torch_dtype") or raw.get("dtype") or checkpoint.stored_in(found)
+        wanted = placement.dtype_of(stated)
         with checkpoint.built_from(folder, NAMES[cls.family]):
             tensors = cls._renamed(found, raw)
             with ONE_AT_A_TIME, torch.device("meta"):

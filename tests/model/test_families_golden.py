@@ -60,6 +60,22 @@ def test_case(case: Path):
         assert any(name.startswith("greedy") for name in names)
 
 
+@pytest.mark.parametrize("stated", [None, "bfloat16"])
+@pytest.mark.parametrize("case", [OWL1, GEMMA], ids=lambda case: case.name)
+def test_nothing_is_widened_where_nothing_is_compared(case: Path, stated, tmp_path: Path):
+    weights = load_file(case / "weights.safetensors")
+    halves = {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
+    save_file(halves, tmp_path / "weights.safetensors")
+    config = json.loads((case / "config.json").read_text()) | {"torch_dtype": stated}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    report = check_folder(tmp_path)
+    assert report.dtype == "bfloat16"
+    assert "loads in bfloat16; no inputs" in report.lines()[1]
+    for name in ("inputs", "expected"):
+        shutil.copy(case / f"{name}.safetensors", tmp_path)
+    assert check_folder(tmp_path).dtype == "float32"
+
+
 @pytest.mark.parametrize("case", [OWL1, GEMMA, LLAMA], ids=lambda case: case.name)
 def test_a_changed_weight_is_noticed(case: Path, tmp_path: Path):
     for file in case.iterdir():
