@@ -7,10 +7,11 @@ carries the identity of what made it; a model refuses a memory that is not its o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -30,6 +31,19 @@ class MemoryIdentity:
 
     model: str  # fingerprint of the vision tower and the projector
     preprocessing: str
+
+
+def fingerprint(made_by: str, weights: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hexadecimal digits over `made_by` and a sample of every tensor, with its name and shape.
+
+    Taken at bfloat16, so that a checkpoint loaded in another dtype is the same model.
+    """
+    digest = hashlib.sha256(made_by.encode())
+    for name, weight in weights:
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 512)].to(torch.bfloat16).float()
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

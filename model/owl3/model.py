@@ -6,7 +6,6 @@ The sizes and names are those of the published checkpoints (mPLUG/mPLUG-Owl3-7B-
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,13 @@ from rag_owl.model import checkpoint, placement
 from rag_owl.model.check import NAMES
 from rag_owl.model.hyper_attention import HyperAttention
 from rag_owl.model.owl3.config import Owl3Config
-from rag_owl.model.owl3.memory import MemoryIdentity, VisualMemory, check_identity, new_ids
+from rag_owl.model.owl3.memory import (
+    MemoryIdentity,
+    VisualMemory,
+    check_identity,
+    fingerprint,
+    new_ids,
+)
 from rag_owl.model.owl3.pictures import PictureCache, look
 from rag_owl.model.owl3.prompt import check_prompt
 from rag_owl.model.owl3.state import DecodingState
@@ -173,8 +178,7 @@ class Owl3(nn.Module):
     def memory_identity(self) -> MemoryIdentity:
         """What this model's features depend on: its vision tower, projector and preprocessing.
 
-        A fingerprint over a sample of every tensor, taken at bfloat16 so that a checkpoint loaded
-        in another dtype is the same model. Taken again after the weights changed.
+        Taken again after the weights changed.
         """
         weights = [
             *self.vision_model.named_parameters(),
@@ -182,14 +186,8 @@ class Owl3(nn.Module):
         ]
         state = tuple((weight.data_ptr(), weight._version) for _, weight in weights)
         if self._identity is None or self._identity[0] != state:
-            digest = hashlib.sha256(str(self.config.vision).encode())
-            for name, weight in weights:
-                flat = weight.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 512)].to(torch.bfloat16).float()
-                digest.update(f"{name}{tuple(weight.shape)}".encode())
-                digest.update(sample.cpu().numpy().tobytes())
-            made = MemoryIdentity(f"owl3-{digest.hexdigest()[:16]}", self.preprocessing)
-            self._identity = (state, made)
+            name = f"owl3-{fingerprint(str(self.config.vision), weights)}"
+            self._identity = (state, MemoryIdentity(name, self.preprocessing))
         return self._identity[1]
 
     def projection_state(self) -> tuple[object, ...]:

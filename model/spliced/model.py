@@ -9,7 +9,6 @@ so they are computed once and kept (`remember`), as mPLUG-Owl3's features are.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +25,7 @@ from rag_owl.model.owl3.memory import (
     MemoryIdentity,
     VisualMemory,
     check_identity,
+    fingerprint,
     new_ids,
 )
 from rag_owl.model.prompting import Clip, Prompt, Shown, Size
@@ -188,18 +188,14 @@ class Spliced(nn.Module):
 
     @property
     def memory_identity(self) -> MemoryIdentity:
-        """A fingerprint over a sample of every tensor that the features depend on."""
+        """What features depend on. Taken again after the weights changed."""
         weights: list[Tensor] = []
         for part in self._vision_parts():
             weights += list(part.parameters()) if isinstance(part, nn.Module) else [part]
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
         if self._identity is None or self._identity[0] != state:
-            digest = hashlib.sha256(self.family.encode())
-            for weight in weights:
-                flat = weight.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 512)].to(torch.bfloat16).float()
-                digest.update(str(tuple(weight.shape)).encode() + sample.cpu().numpy().tobytes())
-            name = f"{self.family}-{digest.hexdigest()[:16]}"
+            # Without names, as what is stored already was made.
+            name = f"{self.family}-{fingerprint(self.family, (('', w) for w in weights))}"
             self._identity = (state, MemoryIdentity(name, self.preprocessing))
         return self._identity[1]
 
