@@ -34,17 +34,20 @@ class View:
     seconds: float | None = None  # of a frame; the blob is the film then
     also: float | None = None  # of the second frame of a step, where frames are shown in pairs
     most: int = 0  # how large it is shown, in the family's measure; 0: it knows one size
+    least: int = 0  # to which it is enlarged; 0: the family's own
 
     @classmethod
-    def picture(cls, blob: str, most: int = 0) -> View:
-        return cls(_key(blob, most), blob, most=most)
+    def picture(cls, blob: str, most: int = 0, least: int = 0) -> View:
+        return cls(_key(blob, most, least), blob, most=most, least=least)
 
     @property
     def spot(self) -> Spot:
         return self.blob, self.seconds
 
     def smaller(self, most: int) -> View:
-        return replace(self, key=_key(self.key.removesuffix(f".{self.most}"), most), most=most)
+        """Nothing is enlarged any more where there is no room."""
+        name = self.key.removesuffix(_key("", self.most, self.least))
+        return replace(self, key=_key(name, most), most=most, least=0)
 
 
 How: TypeAlias = Callable[[View], Shown]
@@ -123,10 +126,15 @@ class Sights:
         share = (most_frames - taken) // max(1, filmed)
         return cls(
             tuple(_of_item(found.item, share, finest) for found in context.sources),
-            tuple(View.picture(key, finest.question) for key in question.pictures),
+            tuple(
+                View.picture(key, finest.question, finest.question_least)
+                for key in question.pictures
+            ),
             film,
             tuple(
-                tuple(View.picture(key, finest.source) for key in turn.pictures)
+                tuple(
+                    View.picture(key, finest.source, finest.source_least) for key in turn.pictures
+                )
                 for turn in question.history
             ),
         )
@@ -183,11 +191,13 @@ def _of_item(item: Item, most: int, finest: Finest) -> Stretch:
         return Stretch.of(item.video, place.start_seconds, place.end_seconds, most, finest)
     if item.picture is None:
         return Stretch()
-    return Stretch((View.picture(item.picture, finest.source),))
+    return Stretch((View.picture(item.picture, finest.source, finest.source_least),))
 
 
-def _key(name: str, most: int) -> str:
-    return f"{name}.{most}" if most else name
+def _key(name: str, most: int, least: int = 0) -> str:
+    if not most:
+        return name
+    return f"{name}.{least}-{most}" if least else f"{name}.{most}"
 
 
 @dataclass(slots=True)

@@ -168,7 +168,7 @@ class LocalAnswerer:
         features = self._looker.features
         if features is None:
             return False
-        view = View.picture(key, self._finest.source)
+        view = View.picture(key, self._finest.source, self._finest.source_least)
         try:
             self._looker.look([view], keep=True)
         except OutOfMemory as error:
@@ -239,7 +239,7 @@ class LocalAnswerer:
         many = self._many
         if many is None:
             return None
-        return lambda view: many.shown(memories[view.spot][0], view.most)
+        return lambda view: many.shown(memories[view.spot][0], view.most, view.least)
 
     def _fitting(
         self, context: Context, sights: Sights, how: How | None = None

@@ -152,15 +152,15 @@ class Looker:
                 except UNREADABLE as error:
                     failed[view.key] = _why(error)
                 else:
-                    yield view.key, self._piece([picture], view.most)
+                    yield view.key, self._piece([picture], view)
         frames = [view for view in views if view.seconds is not None]
         frames.sort(key=lambda view: (view.blob, view.seconds or 0.0))
         for film, of_film in groupby(frames, key=lambda view: view.blob):
             yield from self._frames(film, list(of_film), failed)
 
-    def _piece(self, frames: Sequence[Image], most: int) -> Tensor | Piece:
+    def _piece(self, frames: Sequence[Image], view: View) -> Tensor | Piece:
         if isinstance(self._processor, ManySizes):
-            return self._processor.piece(frames, most)
+            return self._processor.piece(frames, view.most, view.least)
         return self._processor.pixels(frames)[0]
 
     def _frames(
@@ -180,7 +180,7 @@ class Looker:
                 seen[i].append(frame.image)
                 if len(seen[i]) == (1 if waiting[i].also is None else 2):
                     view = waiting.pop(i)
-                    yield view.key, self._piece(seen.pop(i), view.most)
+                    yield view.key, self._piece(seen.pop(i), view)
         except UNREADABLE as error:
             why = _why(error)
         failed.update((view.key, why) for view in waiting.values())

@@ -196,6 +196,8 @@ class Finest:
     source: int = 0  # a retrieved picture
     question: int = 0  # the user's
     frame: int = 0  # of a video
+    source_least: int = 0  # a smaller retrieved picture is enlarged to it; 0: the family's own
+    question_least: int = 0
     paired: bool = False  # two frames of a video at a time, and a video is one piece of the prompt
 
 
@@ -214,14 +216,15 @@ class ManySizes(Protocol):
 
     finest: Finest
 
-    def shown(self, size: Size, most: int) -> Shown:
-        """What stands in the text for a picture of that size, shown at most so large."""
+    def shown(self, size: Size, most: int, least: int = 0) -> Shown:
+        """What stands in the text for a picture of that size, shown at most so large, and at least
+        so where the family enlarges; 0: as its least is published."""
         ...
 
     def lesser(self, most: int) -> int:
         """The next smaller way to show it; 0: there is none."""
         ...
 
-    def piece(self, frames: Sequence[Image], most: int) -> Piece:
+    def piece(self, frames: Sequence[Image], most: int, least: int = 0) -> Piece:
         """A picture, or the two frames of a step of a video."""
         ...

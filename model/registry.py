@@ -31,6 +31,8 @@ class Local:
     video_frames: int = 64
     source_pixels: int = 256 * 28 * 28  # of a retrieved picture, where a family knows many sizes
     question_pixels: int = 1_280 * 28 * 28  # of the user's
+    source_min_pixels: int = 4 * 28 * 28
+    question_min_pixels: int = 4 * 28 * 28
     storage: Literal["bfloat16", "int8", "float32"] = "bfloat16"
     cache_bytes: int = 512 * 2**20
     limits: Limits = DEFAULT_LIMITS
@@ -113,7 +115,12 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     family = family_of(find_folder(name))
     loaded: Any
     if family != "owl3":
-        pixels = Pixels(local.source_pixels, local.question_pixels)
+        pixels = Pixels(
+            local.source_pixels,
+            local.question_pixels,
+            local.source_min_pixels,
+            local.question_min_pixels,
+        )
         loaded = SplicedAnswerer.load(name, family, around.blobs, features, pixels=pixels, **how)
     else:
         loaded = Owl3Answerer.load(

@@ -34,6 +34,8 @@ _IN_ANSWERS = {  # settings that change what is said or how it is checked
     "video_frames",
     "source_pixels",
     "question_pixels",
+    "source_min_pixels",
+    "question_min_pixels",
 }
 
 
@@ -70,6 +72,8 @@ class Models:
                 video_frames=settings.video_frames,
                 source_pixels=settings.source_pixels,
                 question_pixels=settings.question_pixels,
+                source_min_pixels=settings.source_min_pixels,
+                question_min_pixels=settings.question_min_pixels,
                 storage=settings.features_storage,
                 cache_bytes=settings.picture_cache_bytes,
                 limits=limits,

@@ -223,6 +223,15 @@ class Settings(BaseSettings):
     question_pixels: int = Field(
         1_280 * 28 * 28, ge=28 * 28, description="The same for pictures of the user's."
     )
+    source_min_pixels: int = Field(
+        4 * 28 * 28,
+        ge=4 * 28 * 28,
+        description="Pixels to which a smaller retrieved picture is enlarged for Qwen2-VL, where "
+        "there is room.",
+    )
+    question_min_pixels: int = Field(
+        4 * 28 * 28, ge=4 * 28 * 28, description="The same for pictures of the user's."
+    )
     features_bytes: int = Field(
         20 * 2**30, ge=0, description="Disk space for what the model remembers of pictures."
     )
@@ -372,6 +381,14 @@ class Settings(BaseSettings):
                     "bundled model's name"
                 )
         return models
+
+    @field_validator("source_min_pixels", "question_min_pixels")
+    @classmethod
+    def _least_is_no_more_than_most(cls, least: int, info: ValidationInfo) -> int:
+        bound = str(info.field_name).replace("_min_", "_")
+        if least > max(info.data.get(bound, least), 4 * 28 * 28):
+            raise ValueError(f"must be no more than {bound}, {info.data[bound]}")
+        return least
 
     @field_validator("schedules")
     @classmethod

@@ -139,14 +139,15 @@ class OvisProcessor:
         pixels, grid = tiles(picture, self.image_size, most)
         return pixels, Shown(grid if len(pixels) > 1 else None)
 
-    def shown(self, size: Size, most: int) -> Shown:
+    def shown(self, size: Size, most: int, least: int = 0) -> Shown:
+        """`least` says nothing here: one tile shows any small picture in full."""
         grid = choose_grid(*size, self.image_size, most)
         return Shown(grid if grid != (1, 1) else None)
 
     def lesser(self, most: int) -> int:
         return max(1, most // 2) if most > 1 else 0
 
-    def piece(self, frames: Sequence[Image], most: int) -> Piece:
+    def piece(self, frames: Sequence[Image], most: int, least: int = 0) -> Piece:
         (picture,) = frames
         pixels, shown = self.partitioned(picture, most)
         return Piece(pixels, picture.size, shown)

@@ -4,6 +4,7 @@ as their pixels are worth, within bounds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from rag_owl.model.prompting import (
     Size,
     Turn,
 )
+from rag_owl.model.spliced.families import PIXELS, Pixels
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
@@ -43,23 +45,23 @@ class Qwen2VLProcessor:
         self,
         tokenizer: ModelTokenizer,
         image_processor: Any,
-        *,
-        source_pixels: int,
-        question_pixels: int,
+        pixels: Pixels = PIXELS,
     ) -> None:
-        """image_processor: transformers' `Qwen2VLImageProcessorPil`. source_pixels and
-        question_pixels: at most of a retrieved picture and of one of the user's.
+        """image_processor: transformers' `Qwen2VLImageProcessorPil`. pixels: the published
+        `max_pixels` and `min_pixels`, of a retrieved picture and of one of the user's.
 
         Raises InvalidCheckpoint: a tokenizer of another model.
         """
         self.tokenizer = tokenizer
         self._images = image_processor
-        self.factor = image_processor.patch_size * image_processor.merge_size
-        token = self.factor * self.factor
+        self.factor: int = image_processor.patch_size * image_processor.merge_size
+        source, question = self._most(pixels.source), self._most(pixels.question)
         self.finest = Finest(
-            source=max(LEAST_TOKENS, source_pixels // token),
-            question=max(LEAST_TOKENS, question_pixels // token),
+            source=source,
+            question=question,
             frame=FRAME_TOKENS,
+            source_least=self._least(pixels.source_least, source),
+            question_least=self._least(pixels.question_least, question),
             paired=True,
         )
         self.image_size = self.factor * 16  # frames are decoded at most twice as large
@@ -75,8 +77,7 @@ class Qwen2VLProcessor:
         tokenizer: ModelTokenizer,
         folder: Path,
         config: Any,
-        source_pixels: int,
-        question_pixels: int,
+        pixels: Pixels = PIXELS,
     ) -> Qwen2VLProcessor:
         """With the folder's `preprocessor_config.json`, where it holds one. Raises
         InvalidCheckpoint: it does not fit the model, or the tokenizer does not.
@@ -106,8 +107,7 @@ class Qwen2VLProcessor:
         processor = cls(
             tokenizer,
             Qwen2VLImageProcessorPil(**parts, **more),
-            source_pixels=source_pixels,
-            question_pixels=question_pixels,
+            pixels,
         )
         for name, mine in (("image", processor._picture), ("video", processor._video)):
             wanted = getattr(config, f"{name}_token_id")
@@ -120,7 +120,16 @@ class Qwen2VLProcessor:
 
     # --- pictures -------------------------------------------------------------------------------
 
-    def shown(self, size: Size, most: int) -> Shown:
+    def _most(self, pixels: int) -> int:
+        """As tokens."""
+        return max(LEAST_TOKENS, pixels // self.factor**2)
+
+    def _least(self, pixels: int, most: int) -> int:
+        """As tokens; 0: as published."""
+        tokens = min(most, ceil(pixels / self.factor**2))
+        return tokens if tokens > LEAST_TOKENS else 0
+
+    def shown(self, size: Size, most: int, least: int = 0) -> Shown:
         """Rows and columns of tokens: the published rule."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -130,19 +139,23 @@ class Qwen2VLProcessor:
         width, height = min(width, height * MOST_ASPECT), min(height, width * MOST_ASPECT)
         token = self.factor * self.factor
         high, wide = smart_resize(
-            height, width, self.factor, min_pixels=LEAST_TOKENS * token, max_pixels=most * token
+            height,
+            width,
+            self.factor,
+            min_pixels=max(LEAST_TOKENS, least) * token,
+            max_pixels=most * token,
         )
         return Shown((high // self.factor, wide // self.factor))
 
     def lesser(self, most: int) -> int:
         return most // _SMALLER if most // _SMALLER >= LEAST_TOKENS else 0
 
-    def piece(self, frames: Sequence[Image], most: int) -> Piece:
+    def piece(self, frames: Sequence[Image], most: int, least: int = 0) -> Piece:
         """A picture, or two frames of a video -> patches (rows * columns * merge^2, width)."""
         from PIL.Image import Resampling
 
         size = frames[0].size
-        shown = self.shown(size, most)
+        shown = self.shown(size, most, least)
         rows, columns = shown.grid or (0, 0)
         resized = [
             frame.convert("RGB").resize(

@@ -14,10 +14,14 @@ from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Of how many pixels at most pictures are shown, where a family has pictures of many sizes."""
+    """Of how many pixels pictures are shown, where a family has pictures of many sizes: at most,
+    and at least, which only Qwen2-VL enlarges to.
+    """
 
     source: int = 256 * 28 * 28  # a retrieved one
     question: int = 1_280 * 28 * 28  # the user's
+    source_least: int = 4 * 28 * 28  # as published
+    question_least: int = 4 * 28 * 28
 
 
 PIXELS = Pixels()
@@ -72,7 +76,7 @@ def _ovis_processor(model: Any, tokenizer: ModelTokenizer, folder: Path, pixels:
 def _qwen2_vl_processor(model: Any, tokenizer: ModelTokenizer, folder: Path, pixels: Pixels) -> Any:
     from rag_owl.model.qwen2_vl.processor import Qwen2VLProcessor
 
-    return Qwen2VLProcessor.load(tokenizer, folder, model.config, pixels.source, pixels.question)
+    return Qwen2VLProcessor.load(tokenizer, folder, model.config, pixels)
 
 
 FAMILIES: Mapping[str, FamilyFacts] = {

@@ -198,8 +198,7 @@ def random_processor(family: str, model: Any, pixels: Pixels = PIXELS) -> Any:
     return Qwen2VLProcessor(
         tokenizer,
         Qwen2VLImageProcessorPil(),
-        source_pixels=pixels.source,
-        question_pixels=pixels.question,
+        pixels,
     )
 
 

@@ -186,6 +186,32 @@ def test_limits_of_pixels_are_kept(tmp_path: Path):
     assert 0 < tokens[1] - tokens[0] <= 16 + 4
 
 
+def test_least_sizes_hold_where_there_is_room(tmp_path: Path):
+    folder = write_qwen2_vl(tmp_path / "qwen", positions=POSITIONS)
+    bounds = Pixels(256 * 784, 256 * 784, 100 * 784, 196 * 784)
+    owl = loaded(folder, "qwen2_vl", tmp_path, pixels=bounds)
+    plain = loaded(folder, "qwen2_vl", tmp_path)  # the same store
+    keys = [blobs_of(owl).put(drawn(i, 56, 56)) for i in range(30)]
+
+    def tokens(model: SplicedAnswerer, asked: Context) -> int:
+        usage = model.answer(asked).usage
+        assert usage is not None
+        return usage.prompt_tokens
+
+    one = context([item(0, key=keys[0])], pictures=(keys[0],))
+    assert plain.remember_picture(keys[0])
+    assert owl.remember_picture(keys[0])
+    assert tokens(owl, one) - tokens(plain, one) == (100 - 4) + (196 - 4)
+    assert owl.model.pictures_seen == 2  # the user's only, beside the one that was stored
+    many = context([item(i, key=key) for i, key in enumerate(keys)])
+    draft = owl.answer(many)
+    assert draft.left_out == ()
+    (note,) = draft.notes
+    assert "[30] were shown smaller" in note
+    assert "[1]," not in note
+    assert plain.answer(many).notes == ()
+
+
 def test_a_film_is_one_piece_with_its_times(qwen: SplicedAnswerer, tmp_path: Path):
     mine = blobs_of(qwen).put(write_film(tmp_path / "mine.mp4", 4).read_bytes())
     asked = Context(Question("c", "When?", video=mine), ())
@@ -218,6 +244,9 @@ def test_the_order_of_becoming_smaller():
     view = View.picture("a" * 64, 16)
     assert view.key.endswith(".16")
     assert view.smaller(4) == View.picture("a" * 64, 4)
+    enlarged = View.picture("a" * 64, 16, 8)
+    assert enlarged.key.endswith(".8-16")
+    assert enlarged.smaller(4) == view.smaller(4)
 
 
 @pytest.fixture

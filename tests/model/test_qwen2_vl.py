@@ -13,7 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+    smart_resize,
+)
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput, InvalidSettings
 from rag_owl.model.check import check_folder, family_of
@@ -23,6 +26,7 @@ from rag_owl.model.prompting import Clip, Part, Prompt, Shown, Turn
 from rag_owl.model.qwen2_vl import Qwen2VL
 from rag_owl.model.qwen2_vl.processor import Qwen2VLProcessor
 from rag_owl.model.spliced.attention import Watcher
+from rag_owl.model.spliced.families import Pixels
 from rag_owl.model.spliced.generate import stream_embeds
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 from tests.model.families import write_qwen2_vl
@@ -43,7 +47,7 @@ def model(folder: Path) -> Qwen2VL:
 @pytest.fixture(scope="module")
 def processor(folder: Path, model: Qwen2VL) -> Qwen2VLProcessor:
     tokenizer = ModelTokenizer.load(folder)
-    return Qwen2VLProcessor.load(tokenizer, folder, model.config, 256 * 784, 1280 * 784)
+    return Qwen2VLProcessor.load(tokenizer, folder, model.config)
 
 
 def drawn(number: int, size: tuple[int, int]) -> Image.Image:
@@ -99,9 +103,7 @@ def conversation(
 def test_it_computes_what_transformers_computes(tmp_path: Path, tied: bool):
     folder = write_qwen2_vl(tmp_path / "model", tied=tied)
     model = Qwen2VL.from_pretrained(folder)
-    processor = Qwen2VLProcessor.load(
-        ModelTokenizer.load(folder), folder, model.config, 256 * 784, 1280 * 784
-    )
+    processor = Qwen2VLProcessor.load(ModelTokenizer.load(folder), folder, model.config)
     prompt, memories, inputs = conversation(processor, model)
     theirs = Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
     want = theirs(**inputs).logits[0, -1]
@@ -160,6 +162,25 @@ def test_smaller_pictures_take_fewer_tokens(processor: Qwen2VLProcessor):
     assert processor.piece([drawn(1, (3000, 2))], 64).pixels.shape[0] >= 16
 
 
+def test_small_pictures_are_enlarged_to_the_least(processor: Qwen2VLProcessor):
+    def of(*pixels: int) -> Qwen2VLProcessor:
+        bounds = Pixels(*(count * 784 for count in pixels))
+        return Qwen2VLProcessor(processor.tokenizer, processor._images, bounds)
+
+    finest = of(256, 1280, 64, 128).finest
+    assert (finest.source_least, finest.question_least) == (64, 128)
+    finest = of(256, 1280, 4, 3).finest
+    assert (finest.source_least, finest.question_least) == (0, 0)  # the published least
+    assert of(16, 1280, 64, 4).finest.source_least == 16
+    for size in ((56, 56), (30, 200), (112, 84)):
+        width, height = size
+        high, wide = smart_resize(height, width, 28, min_pixels=64 * 784, max_pixels=256 * 784)
+        assert processor.shown(size, 256, 64) == Shown((high // 28, wide // 28))
+        piece = processor.piece([drawn(1, size)], 256, 64)
+        assert len(piece.pixels) == 4 * (high // 28) * (wide // 28) >= 4 * 64
+    assert processor.shown((2000, 1500), 256, 64) == processor.shown((2000, 1500), 256)
+
+
 def test_the_published_template(processor: Qwen2VLProcessor):
     text = processor.tokenizer
     control = text.control
@@ -209,7 +230,7 @@ def test_marks_that_the_tokenizer_does_not_call_special(folder: Path, tmp_path: 
     (tmp_path / "tokenizer.json").write_text(json.dumps(known))
     tokenizer = ModelTokenizer.load(tmp_path)
     images = Qwen2VLImageProcessorPil()
-    found = Qwen2VLProcessor(tokenizer, images, source_pixels=784, question_pixels=784)
+    found = Qwen2VLProcessor(tokenizer, images, Pixels(784, 784))
     test_text_that_looks_like_marks_stays_text(found)
 
 
@@ -337,11 +358,11 @@ def test_what_is_refused(model: Qwen2VL, processor: Qwen2VLProcessor, folder: Pa
     (broken / "preprocessor_config.json").write_text(json.dumps({"patch_size": 16}))
     tokenizer = ModelTokenizer.load(folder)
     with pytest.raises(InvalidCheckpoint, match="patch_size 16"):
-        Qwen2VLProcessor.load(tokenizer, broken, model.config, 784, 784)
+        Qwen2VLProcessor.load(tokenizer, broken, model.config)
     (broken / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, "a", 1]}))
     with pytest.raises(InvalidCheckpoint, match="image_mean must be three numbers"):
-        Qwen2VLProcessor.load(tokenizer, broken, model.config, 784, 784)
+        Qwen2VLProcessor.load(tokenizer, broken, model.config)
     (broken / "preprocessor_config.json").unlink()
     other = model.config.__class__.from_dict(model.config.to_dict() | {"image_token_id": 7})
     with pytest.raises(InvalidCheckpoint, match="image_pad"):
-        Qwen2VLProcessor.load(tokenizer, broken, other, 784, 784)
+        Qwen2VLProcessor.load(tokenizer, broken, other)

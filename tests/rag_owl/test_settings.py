@@ -33,6 +33,15 @@ def test_an_unparsable_setting_stops_the_start(
         read_settings()
 
 
+def test_the_least_pixels_are_no_more_than_the_most() -> None:
+    assert read_settings(source_min_pixels=100_000).source_min_pixels == 100_000
+    assert read_settings(source_pixels=784).source_min_pixels == 3_136  # as published
+    with pytest.raises(InvalidSettings, match="no more than source_pixels, 200704"):
+        read_settings(source_min_pixels=200_705)
+    with pytest.raises(InvalidSettings, match="no more than question_pixels, 5000"):
+        read_settings(question_pixels=5_000, question_min_pixels=5_001)
+
+
 def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(InvalidSettings, match="modle"):
         read_settings(modle="sentences")
