@@ -86,6 +86,8 @@ def merge(model: nn.Module, folder: str | Path) -> None:
         up, weight = tensors.get(f"{module}.lora_B.{end}"), own.get(f"{module}.weight")
         if up is None:
             raise InvalidCheckpoint(f"{file}: {name} lacks its other half, {module}.lora_B.{end}.")
+        if weight is not None and not weight.is_floating_point():  # packed: of another shape
+            raise InvalidCheckpoint(f"{file}: nothing can be added to a base in 8 or 4 bits.")
         fits = (up.shape[0], down.shape[1])
         if weight is None or weight.shape != fits:
             has = "no such tensor" if weight is None else f"one of {tuple(weight.shape)}"
@@ -93,8 +95,6 @@ def merge(model: nn.Module, folder: str | Path) -> None:
                 f"{file} does not fit its base model, {config.get('base_model_name_or_path')}: it "
                 f"changes {module}.weight of {fits}, the base has {has}. It was made for another."
             )
-        if not weight.is_floating_point():
-            raise InvalidCheckpoint(f"{file}: nothing can be added to a base in 8 or 4 bits.")
         changes.append((weight, up, down))
     if not changes:
         raise InvalidCheckpoint(f"{file} holds no LoRA difference.")

@@ -53,13 +53,15 @@ def built_from(folder: Path, family: str) -> Iterator[None]:
     except InvalidCheckpoint as error:
         said = str(error)
         raise InvalidCheckpoint(said if str(folder) in said else f"{folder}: {said}") from None
-    except (RagOwlError, MemoryError):
+    except (RagOwlError, MemoryError, ImportError):
         raise
     except Exception as error:  # transformers' configs raise classes of their own
         said = " ".join(str(error).split())
+        if "allocate memory" in said:  # torch's own is a RuntimeError
+            raise
         raise InvalidCheckpoint(
             f"{folder / 'config.json'} describes no {family} ({type(error).__name__}: {said})."
-        ) from None
+        ) from error
 
 
 def find_folder(name: str | Path) -> Path:

@@ -142,7 +142,8 @@ def called(name: str) -> str:
 
 def files_of(name: str) -> dict[str, str]:
     """What tells a model's files from others of its name: of owl-nano what its manifest says, of
-    other folders sizes and times; of what is no folder nothing."""
+    other folders sizes and times, also of an adapter's base; of what is no folder nothing. Raises
+    `InvalidCheckpoint` for an adapter that rests on itself."""
     folder = Path(__file__).parent / "nano" / "weights" if name == NANO else Path(name)
     manifest = [
         path for path in (folder / "manifest.json", folder / "support.json") if path.exists()
@@ -151,8 +152,15 @@ def files_of(name: str) -> dict[str, str]:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in manifest}
     if name in names() or not folder.is_dir():
         return {}
-    found = {path.name: path.stat() for path in folder.iterdir() if path.is_file()}
-    return {file: f"{stat.st_size} {stat.st_mtime_ns}" for file, stat in sorted(found.items())}
+    from rag_owl.model import adapter
+
+    base = adapter.base_of(folder)
+    found = {f"base {file}": said for file, said in files_of(base).items()} if base else {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            stat = path.stat()
+            found[path.name] = f"{stat.st_size} {stat.st_mtime_ns}"
+    return found
 
 
 def load_picture_embedder(name: str) -> PictureEmbedder | None:

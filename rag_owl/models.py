@@ -30,6 +30,7 @@ _IN_ANSWERS = {  # settings that change what is said or how it is checked
     "answer_tokens",
     "context_characters",
     "dtype",
+    "features_storage",
     "quantize",
     "video_frames",
     "source_pixels",
@@ -168,14 +169,15 @@ class Models:
         )
         return found
 
-    def state_of(self, name: str | None = None) -> str:
+    def state_of(self, name: str | None = None, judge: str | None = None) -> str:
         """A digest of what an answer of this model depends on beside its question and the
         collection: its files, the judge's, settings, this software. Of hub ids and servers no more
-        than the name is known. Raises `InvalidCheckpoint`."""
+        than the name is known. Raises `InvalidCheckpoint` for an adapter that rests on itself."""
         chosen = name or self._settings.model
         named = self._settings.model_dump(mode="json", include=_IN_ANSWERS)
-        named |= {"software": __version__, "files": registry.files_of(chosen)}
-        named["judge files"] = registry.files_of(self._settings.judge)
+        named |= {"judge": judge or self._settings.judge, "software": __version__}
+        named |= {"model": chosen, "files": registry.files_of(chosen)}
+        named["judge files"] = registry.files_of(named["judge"])
         if chosen in self._settings.remote_models:
             named["remote"] = self._settings.remote_models[chosen].model_dump(mode="json")
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

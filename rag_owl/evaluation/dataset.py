@@ -168,7 +168,7 @@ def _gold(value: Any, where: str) -> Gold:
         if isinstance(found, bool) or not isinstance(found, int if whole else int | float):
             raise InvalidInput(f"{where}: {name!r} of an item is a {'whole ' * whole}number")
         if not least <= found < _LARGEST:  # NaN is not either
-            raise InvalidInput(f"{where}: {name!r} of an item is a number from {least} on")
+            raise InvalidInput(f"{where}: {name!r} of an item is a number from {least} to 2**53")
     for first, last in (("start", "end"), ("start_seconds", "end_seconds")):
         start, end = value.get(first), value.get(last)
         if (start is None) != (end is None):

@@ -71,7 +71,7 @@ def evaluate(
         "judge": judge,
     }
     with Journal(folder, about) as journal:
-        run = _Run(owl, collection, k, checker, journal, version, on_progress)
+        run = _Run(owl, collection, k, checker, judge, journal, version, on_progress)
         run.search(asked)
         for name in models:
             run.ask(name, asked)
@@ -98,11 +98,13 @@ class _Run:
         collection: str,
         k: int,
         judge: Judge | None,
+        judge_name: str,
         journal: Journal,
         version: int,
         on_progress: Progress | None,
     ) -> None:
         self._owl, self._collection, self._k, self._judge = owl, collection, k, judge
+        self._judge_name = judge_name
         self._journal, self._version = journal, version
         self._on_progress = on_progress or (lambda what, done, total: None)
 
@@ -162,7 +164,7 @@ class _Run:
     # --- answers -------------------------------------------------------------------------------
 
     def ask(self, model: str, asked: Sequence[Asked]) -> None:
-        state = self._owl.models.state_of(model)
+        state = self._owl.models.state_of(model, self._judge_name)
         done = self._done(model, state)
         if all(each.id in done for each in asked):
             self._on_progress(model, len(asked), len(asked))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from rag_owl.errors import InvalidCheckpoint
-from rag_owl.model import adapter
+from rag_owl.model import adapter, registry
 from rag_owl.model.ovis import Ovis
 from rag_owl.model.train import adapters
 from rag_owl.model.train.learner import load_local
@@ -78,6 +78,25 @@ def test_what_is_no_adapter_of_this_base(base: Path, tmp_path: Path):
         adapter.merge(model, write_config(folder, base))
     for name, weight in plain.named_parameters():  # refused before anything was added
         assert torch.equal(model.get_parameter(name), weight)
+
+
+def test_nothing_is_added_to_packed_weights(tmp_path: Path):
+    packed = torch.nn.Linear(1, 1, bias=False)  # as 4 bits lie in memory: uint8, of another shape
+    packed.weight = torch.nn.Parameter(torch.zeros(24, 1, dtype=torch.uint8), requires_grad=False)
+    model = torch.nn.ModuleDict({"q": packed})
+    tensors = {"q.lora_A.weight": torch.ones(2, 8), "q.lora_B.weight": torch.ones(6, 2)}
+    with pytest.raises(InvalidCheckpoint, match="in 8 or 4 bits"):
+        adapter.merge(model, write(tmp_path / "one", "base", tensors))
+
+
+def test_an_adapters_state_is_its_bases_too(tmp_path: Path):
+    base, folder = tmp_path / "base", tmp_path / "one"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"1")
+    before = registry.files_of(str(write(folder, base, {})))
+    assert registry.files_of(str(folder)) == before
+    (base / "model.safetensors").write_bytes(b"22")
+    assert registry.files_of(str(folder)) != before
 
 
 def write_config(folder: Path, base: Path) -> Path:

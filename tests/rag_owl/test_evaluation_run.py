@@ -190,6 +190,20 @@ def test_a_run_goes_on_and_grows(rivers: RagOwl, questions: Path, tmp_path: Path
         run.evaluate(rivers, asked, "rivers", ["sentences"], folder, judge="owl-nano")
 
 
+def test_a_state_tells_models_settings_and_judges_apart(rivers: RagOwl) -> None:
+    state = rivers.models.state_of
+    assert state("sentences") == state("sentences")
+    with RagOwl.open(rivers.folder, work_jobs=False, features_storage="int8") as other:
+        states = [
+            state("sentences"),
+            state("mPLUG/a"),
+            state("mPLUG/b"),
+            state("sentences", "none"),
+        ]
+        states.append(other.models.state_of("sentences"))
+    assert len(set(states)) == len(states)
+
+
 def test_what_was_said_under_other_settings_is_asked_again(
     rivers: RagOwl, questions: Path, tmp_path: Path
 ) -> None:
@@ -327,11 +341,11 @@ def _lines(path: Path) -> int:
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 9}]}',
          "'start' and 'end', or neither"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": -1, "end": 2}]}',
-         "a number from 0 on"),
+         "a number from 0 to 2"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 1.5, "end": 2}]}',
          "whole number"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "page": 0}]}',
-         "a number from 1 on"),
+         "a number from 1 to 2"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start_seconds": NaN, '
          b'"end_seconds": 2}]}', "'start_seconds' of an item is a number"),
         (b'{"question": "a", "answers": [], "items": [{"document": "d", "start": 0, "end": 1'
