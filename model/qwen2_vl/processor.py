@@ -130,7 +130,8 @@ class Qwen2VLProcessor:
         return tokens if tokens > LEAST_TOKENS else 0
 
     def shown(self, size: Size, most: int, least: int = 0) -> Shown:
-        """Rows and columns of tokens: the published rule."""
+        """Rows and columns of tokens: the published rule, which rounds up where it enlarges, and
+        again where that leads beyond `most`."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         width, height = size
@@ -145,6 +146,10 @@ class Qwen2VLProcessor:
             min_pixels=max(LEAST_TOKENS, least) * token,
             max_pixels=most * token,
         )
+        if high * wide > most * token:
+            high, wide = smart_resize(
+                high, wide, self.factor, min_pixels=LEAST_TOKENS * token, max_pixels=most * token
+            )
         return Shown((high // self.factor, wide // self.factor))
 
     def lesser(self, most: int) -> int:

@@ -56,6 +56,12 @@ def drawn(number: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(pixels.byte().numpy()).resize(size)
 
 
+@pytest.mark.parametrize("size", [(300, 200), (100, 77), (20, 190), (3, 800)])
+def test_enlarged_pictures_stay_below_the_most(processor: Qwen2VLProcessor, size: tuple[int, int]):
+    rows, columns = processor.shown(size, most=256, least=256).grid or (0, 0)
+    assert 128 < rows * columns <= 256
+
+
 def conversation(
     processor: Qwen2VLProcessor, model: Qwen2VL
 ) -> tuple[Prompt, list[VisualMemory], dict[str, torch.Tensor]]:
