@@ -111,9 +111,9 @@ def random_loader(family: str, size: str, **how: Any) -> Callable[[Path, BlobSto
             owl = owl3.random_model("tiny" if size == "tiny" else "7b", device=device, dtype=dtype)
             words = Owl3Tokenizer.of_bytes()
             return Owl3Answerer(owl, words, blobs, store, name="owl3", sampling=sampling)
+        from rag_owl.model.pixels import PIXELS, Pixels
         from rag_owl.model.spliced import sizes
         from rag_owl.model.spliced.answerer import SplicedAnswerer
-        from rag_owl.model.spliced.families import PIXELS, Pixels
 
         model = sizes.random_model(
             family, "tiny" if size == "tiny" else "published", device=device, dtype=dtype

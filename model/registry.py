@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rag_owl.errors import ModelNotFound
 from rag_owl.media import DEFAULT_LIMITS, Limits
+from rag_owl.model.pixels import PIXELS, Pixels
 from rag_owl.object_store import ObjectStore
 from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, TextEmbedder
 from rag_owl.settings import RemoteModel
@@ -29,10 +30,7 @@ class Local:
     quantize: str | None = None  # "8bit" or "4bit"
     rows: int = 8  # questions in one batch
     video_frames: int = 64
-    source_pixels: int = 256 * 28 * 28  # of a retrieved picture, where a family knows many sizes
-    question_pixels: int = 1_280 * 28 * 28  # of the user's
-    source_min_pixels: int = 4 * 28 * 28
-    question_min_pixels: int = 4 * 28 * 28
+    pixels: Pixels = PIXELS
     storage: Literal["bfloat16", "int8", "float32"] = "bfloat16"
     cache_bytes: int = 512 * 2**20
     limits: Limits = DEFAULT_LIMITS
@@ -99,7 +97,6 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     from rag_owl.model.owl3.features import FeatureStore
     from rag_owl.model.owl3.sampling import Sampling
     from rag_owl.model.spliced.answerer import SplicedAnswerer
-    from rag_owl.model.spliced.families import Pixels
 
     local = around.local
     shared = FeatureObjects(around.objects) if around.objects else None
@@ -115,13 +112,9 @@ def load_answerer(name: str, around: Surroundings) -> Answerer:
     family = family_of(find_folder(name))
     loaded: Any
     if family != "owl3":
-        pixels = Pixels(
-            local.source_pixels,
-            local.question_pixels,
-            local.source_min_pixels,
-            local.question_min_pixels,
+        loaded = SplicedAnswerer.load(
+            name, family, around.blobs, features, pixels=local.pixels, **how
         )
-        loaded = SplicedAnswerer.load(name, family, around.blobs, features, pixels=pixels, **how)
     else:
         loaded = Owl3Answerer.load(
             name, around.blobs, features, cache_bytes=local.cache_bytes, rows=local.rows, **how
@@ -144,7 +137,9 @@ def files_of(name: str) -> dict[str, str]:
     """What tells a model's files from others of its name: of owl-nano what its manifest says, of
     other folders sizes and times, also of an adapter's base; of what is no folder nothing. Raises
     `InvalidCheckpoint` for an adapter that rests on itself."""
-    folder = Path(__file__).parent / "nano" / "weights" if name == NANO else Path(name)
+    folder = Path(name)
+    if name == NANO:
+        from rag_owl.model.nano.weights import FOLDER as folder  # noqa: N811
     manifest = [
         path for path in (folder / "manifest.json", folder / "support.json") if path.exists()
     ]

@@ -18,6 +18,7 @@ from rag_owl.indexer.gpu import GpuSearcher, open_gpu_searcher
 from rag_owl.indexer.queries import Embedders
 from rag_owl.media import DEFAULT_LIMITS, Limits
 from rag_owl.model import registry
+from rag_owl.model.pixels import Pixels
 from rag_owl.object_store import ObjectStore
 from rag_owl.ports import Answerer, BlobStore, Judge, PictureEmbedder, Rememberer, TextEmbedder
 from rag_owl.settings import Settings
@@ -71,10 +72,12 @@ class Models:
                 quantize=settings.quantize,
                 rows=settings.model_rows,
                 video_frames=settings.video_frames,
-                source_pixels=settings.source_pixels,
-                question_pixels=settings.question_pixels,
-                source_min_pixels=settings.source_min_pixels,
-                question_min_pixels=settings.question_min_pixels,
+                pixels=Pixels(
+                    settings.source_pixels,
+                    settings.question_pixels,
+                    settings.source_min_pixels,
+                    settings.question_min_pixels,
+                ),
                 storage=settings.features_storage,
                 cache_bytes=settings.picture_cache_bytes,
                 limits=limits,

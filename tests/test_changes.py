@@ -123,12 +123,16 @@ def long_text(word: str, passages: int) -> str:
     )
 
 
+def merge_often(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_BATCH", batch)
+    monkeypatch.setattr(pipeline, "LARGEST_BATCH", batch)
+    monkeypatch.setattr(merge, "MOST_SEGMENTS", 2)
+
+
 def test_a_long_revision_keeps_its_vectors_through_merges(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 8)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 8)
-    monkeypatch.setattr(merge, "MOST_SEGMENTS", 2)
+    merge_often(monkeypatch, batch=8)
     write(files, long=long_text("owl", 30))
     owl.ingest("c", [files])
     write(files, long=long_text("bat", 90))
@@ -142,9 +146,7 @@ def test_a_long_revision_keeps_its_vectors_through_merges(
 def test_segments_that_were_merged_go_while_the_job_still_runs(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 4)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 4)
-    monkeypatch.setattr(merge, "MOST_SEGMENTS", 2)
+    merge_often(monkeypatch, batch=4)
     monkeypatch.setattr(merge, "_READERS_NEED", 0.0)
     flush, seen = pipeline.Ingest._flush, list[int]()
 

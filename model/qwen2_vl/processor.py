@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rag_owl.errors import InvalidCheckpoint, InvalidInput
 from rag_owl.model.checkpoint import read_json
+from rag_owl.model.pixels import PIXELS, Pixels
 from rag_owl.model.prompting import (
     Clip,
     Finest,
@@ -25,7 +26,6 @@ from rag_owl.model.prompting import (
     Size,
     Turn,
 )
-from rag_owl.model.spliced.families import PIXELS, Pixels
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:

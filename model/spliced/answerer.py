@@ -19,9 +19,10 @@ from rag_owl.model.looking import Looker
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.pixels import PIXELS, Pixels
 from rag_owl.model.prompting import Clip, Prompt
 from rag_owl.model.spliced.attention import Watcher
-from rag_owl.model.spliced.families import FAMILIES, PIXELS, Pixels
+from rag_owl.model.spliced.families import FAMILIES
 from rag_owl.model.spliced.generate import stream_embeds
 from rag_owl.model.spliced.model import Spliced
 from rag_owl.model.spliced.tokenizer import ModelTokenizer

@@ -8,23 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rag_owl.model.checkpoint import read_json
+from rag_owl.model.pixels import Pixels
 from rag_owl.model.spliced.model import Spliced
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """Of how many pixels pictures are shown, where a family has pictures of many sizes: at most,
-    and at least, which only Qwen2-VL enlarges to.
-    """
-
-    source: int = 256 * 28 * 28  # a retrieved one
-    question: int = 1_280 * 28 * 28  # the user's
-    source_least: int = 4 * 28 * 28  # as published
-    question_least: int = 4 * 28 * 28
-
-
-PIXELS = Pixels()
 Processors: TypeAlias = Callable[[Any, ModelTokenizer, Path, Pixels], Any]
 
 

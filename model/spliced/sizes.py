@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from rag_owl.errors import InvalidInput
-from rag_owl.model.spliced.families import FAMILIES, PIXELS, Pixels
+from rag_owl.model.pixels import PIXELS, Pixels
+from rag_owl.model.spliced.families import FAMILIES
 from rag_owl.model.spliced.model import Spliced
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 

@@ -59,7 +59,8 @@ def load_local(name: str | Path, dtype: str | None = None, device: str | None = 
         owl3 = Owl3.from_pretrained(folder, dtype=dtype, device_map=device)
         words = Owl3Tokenizer.load(folder)
         return Local(family, owl3, Owl3Processor.of(words, owl3.config), words, words.turn_end)
-    from rag_owl.model.spliced.families import FAMILIES, PIXELS
+    from rag_owl.model.pixels import PIXELS
+    from rag_owl.model.spliced.families import FAMILIES
     from rag_owl.model.spliced.tokenizer import ModelTokenizer
 
     if family not in FAMILIES or family == "qwen2_vl":

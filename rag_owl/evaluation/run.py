@@ -60,9 +60,9 @@ def evaluate(
         judge = owl.settings.judge if owl.settings.judge != "none" else DEFAULT_JUDGE
     checker = None if judge == "none" else owl.models.judge(judge)
     with db.reading(owl.engine) as session:
-        version = collections.get(session, collection).version
+        found = collections.get(session, collection)
         named = (gold.document for each in asked for gold in each.items)
-        unknown = documents.unknown(session, collections.get(session, collection).key, named)
+        unknown = documents.unknown(session, found.key, named)
     about = {
         "format": FORMAT,
         "dataset": dataset.sha256,
@@ -71,7 +71,7 @@ def evaluate(
         "judge": judge,
     }
     with Journal(folder, about) as journal:
-        run = _Run(owl, collection, k, checker, judge, journal, version, on_progress)
+        run = _Run(owl, collection, k, checker, judge, journal, found.version, on_progress)
         run.search(asked)
         for name in models:
             run.ask(name, asked)

@@ -45,8 +45,8 @@ class OpenRevision:
     outcome: Outcome
 
 
-# Core and prepared once: through the ORM this would cost a fifth of embedding the text.
 _NAMED_AT_ONCE = 400  # each stands twice in a query
+# Core and prepared once: through the ORM this would cost a fifth of embedding the text.
 _revisions, _owners = RevisionRow.__table__, DocumentRow.__table__
 _FIND = (
     select(

@@ -24,9 +24,9 @@ from rag_owl.model.ovis.partition import (
 from rag_owl.model.owl3.features import FeatureStore
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.pixels import Pixels
 from rag_owl.model.prompting import Finest
 from rag_owl.model.spliced.answerer import SplicedAnswerer
-from rag_owl.model.spliced.families import Pixels
 from rag_owl.types import Context, Question
 from tests.films import write_film
 from tests.model.families import write_model, write_qwen2_vl

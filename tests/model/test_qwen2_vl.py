@@ -22,11 +22,11 @@ from rag_owl.errors import InvalidCheckpoint, InvalidInput, InvalidSettings
 from rag_owl.model.check import check_folder, family_of
 from rag_owl.model.owl3.memory import VisualMemory
 from rag_owl.model.owl3.sampling import Sampling
+from rag_owl.model.pixels import Pixels
 from rag_owl.model.prompting import Clip, Part, Prompt, Shown, Turn
 from rag_owl.model.qwen2_vl import Qwen2VL
 from rag_owl.model.qwen2_vl.processor import Qwen2VLProcessor
 from rag_owl.model.spliced.attention import Watcher
-from rag_owl.model.spliced.families import Pixels
 from rag_owl.model.spliced.generate import stream_embeds
 from rag_owl.model.spliced.tokenizer import ModelTokenizer
 from tests.model.families import write_qwen2_vl
