@@ -17,16 +17,16 @@ from rag_owl.store import (
     claims,
     collections,
     condemned,
-    documents,
     generations,
     items,
     job_inputs,
+    revisions,
     segments,
 )
 from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
-from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
+from rag_owl.store.revisions import NewDocument, OpenRevision
 from rag_owl.types import Item, Skipped
 
 Vector = NDArray[np.float32]
@@ -101,7 +101,7 @@ def commit(
     at = 0
     # First what only moved: then new bytes find their origins free, and retire nothing that is
     # merely somewhere else.
-    documents.move(session, claim.collection_key, batch.seen)
+    revisions.move(session, claim.collection_key, batch.seen)
     counters["unchanged"] += len(batch.seen)
     new_keys_of = _add_strangers(session, claim, generation, batch)
     for entry in batch.entries:
@@ -114,13 +114,13 @@ def commit(
             _collect(entry, new_keys, rows, keys, vectors)
             continue
         if entry.abandoned:
-            documents.abandon(session, claim.collection_key, entry.document.sha256)
+            revisions.abandon(session, claim.collection_key, entry.document.sha256)
             continue
         revision = _revision(session, claim, generation, entry)
         if revision is None:
-            if documents.is_complete(session, claim.collection_key, entry.document.sha256):
+            if revisions.is_complete(session, claim.collection_key, entry.document.sha256):
                 # the second of two equal documents in one batch
-                documents.move(session, claim.collection_key, [entry.document])
+                revisions.move(session, claim.collection_key, [entry.document])
                 counters["unchanged"] += 1
             elif entry.complete:
                 batch.skipped.append(Skipped(entry.document.name, _DELETED))
@@ -136,7 +136,7 @@ def commit(
         counters["items"] += len(new_keys)
         _collect(entry, new_keys, rows, keys, vectors)
         if entry.complete:
-            documents.complete_revision(session, revision.key)
+            revisions.complete_revision(session, revision.key)
             counters[revision.outcome] += 1
     for channel in vectors:
         if keys[channel]:
@@ -160,16 +160,16 @@ def _revision(
 ) -> OpenRevision | None:
     """Where the entry's items go; None: nowhere, they are there already or were deleted."""
     if entry.first_ordinal:
-        return documents.continue_revision(
+        return revisions.continue_revision(
             session,
             claim.collection_key,
             entry.document,
             generation.splitter,
             entry.first_ordinal,
         )
-    if documents.is_complete(session, claim.collection_key, entry.document.sha256):
+    if revisions.is_complete(session, claim.collection_key, entry.document.sha256):
         return None
-    return documents.open_revision(session, claim.collection_key, entry.document)
+    return revisions.open_revision(session, claim.collection_key, entry.document)
 
 
 def _add_strangers(

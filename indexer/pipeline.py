@@ -30,17 +30,17 @@ from rag_owl.store import (
     claims,
     collections,
     condemned,
-    documents,
     generations,
     job_inputs,
     jobs,
     quotas,
+    revisions,
 )
 from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
-from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
 from rag_owl.store.job_inputs import JobInput
+from rag_owl.store.revisions import NewDocument
 from rag_owl.types import Skipped
 
 # Batches grow: the first items are searchable at once, later ones cost fewer transactions.
@@ -283,7 +283,7 @@ class Ingest:
             media_type=loaded.media_type,
             metadata={**loaded.metadata, **self._claim.parameters.get("metadata", {})},
         )
-        known = documents.find(
+        known = revisions.find(
             self._looking(),
             self._claim.collection_key,
             loaded.sha256,

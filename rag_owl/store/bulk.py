@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from rag_owl.db import DocumentRow, RevisionRow, insert_keyed
 from rag_owl.store import items
-from rag_owl.store.documents import NewDocument, OpenRevision
 from rag_owl.store.items import NewItem
+from rag_owl.store.revisions import NewDocument, OpenRevision
 
 _AT_ONCE = 1_000  # values in one IN
 
@@ -21,7 +21,7 @@ _AT_ONCE = 1_000  # values in one IN
 def strangers(session: Session, collection_key: int, documents: Sequence[NewDocument]) -> set[int]:
     """Indices of those whose bytes and origin are known neither here nor elsewhere in the list.
 
-    Only they may be added by `add`; the others need `documents.open_revision`, one by one.
+    Only they may be added by `add`; the others need `revisions.open_revision`, one by one.
     """
     hashes = Counter(document.sha256 for document in documents)
     origins = Counter(document.origin for document in documents)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from rag_owl.db import DocumentRow, ItemRow, RevisionRow, insert_keyed
 from rag_owl.errors import NotFound
 from rag_owl.store import locations, names, segments, words
-from rag_owl.store.documents import OpenRevision
+from rag_owl.store.revisions import OpenRevision
 from rag_owl.types import Item, ItemKind, Location, TextBox, TextTime
 
 _AT_ONCE = 1_000  # keys in one IN

@@ -8,10 +8,10 @@ from sqlalchemy.exc import IntegrityError
 
 from rag_owl import db
 from rag_owl.errors import InvalidInput, NotFound
-from rag_owl.store import collections, documents, items, segments, words
+from rag_owl.store import collections, documents, items, revisions, segments, words
 from rag_owl.store.collections import Generation
-from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
+from rag_owl.store.revisions import NewDocument
 from rag_owl.types import TextLocation
 
 
@@ -29,21 +29,21 @@ class Shelf:
         """What became of it: added, updated or unchanged."""
         new = NewDocument(origin, origin, origin, content, "text/plain", facts)
         with db.writing(self.engine) as session:
-            known = documents.find(session, self.key, content, origin, 1)
+            known = revisions.find(session, self.key, content, origin, 1)
             if known is not None and known.complete:
-                documents.move(session, self.key, [new])
+                revisions.move(session, self.key, [new])
                 return "unchanged"
             stored = known.items if known is not None else 0
             revision = (
-                documents.continue_revision(session, self.key, new, 1, stored)
+                revisions.continue_revision(session, self.key, new, 1, stored)
                 if stored
-                else documents.open_revision(session, self.key, new)
+                else revisions.open_revision(session, self.key, new)
             )
             assert revision is not None
             item = NewItem("passage", content, "", TextLocation(0, len(content)))
             items.add(session, self.key, revision, 1, [item], stored)
             if complete:
-                documents.complete_revision(session, revision.key)
+                revisions.complete_revision(session, revision.key)
             return revision.outcome
 
     def searched(self) -> dict[str, str]:
@@ -119,12 +119,12 @@ def test_a_first_revision_is_searched_while_it_grows_a_later_one_when_complete(
     shelf.put("a", "two", complete=False)
     assert shelf.searched() == {"a": "one"}
     with db.reading(shelf.engine) as session:
-        one, two = (documents.find(session, shelf.key, sha, "a", 1) for sha in ("one", "two"))
+        one, two = (revisions.find(session, shelf.key, sha, "a", 1) for sha in ("one", "two"))
         assert one is not None
         assert one.complete
         assert two is not None
         assert (two.complete, two.items, two.document.origin) == (False, 1, "a")
-        assert documents.find(session, shelf.key, "three", "a", 1) is None
+        assert revisions.find(session, shelf.key, "three", "a", 1) is None
     shelf.put("a", "two")
     assert shelf.searched() == {"a": "two"}
 
@@ -134,9 +134,9 @@ def test_abandoning_takes_back_what_was_begun(shelf: Shelf) -> None:
     shelf.put("a", "two", complete=False)
     shelf.put("b", "three", complete=False)
     with db.writing(shelf.engine) as session:
-        documents.abandon(session, shelf.key, "two")
-        documents.abandon(session, shelf.key, "three")
-        documents.abandon(session, shelf.key, "one")  # complete: stays
+        revisions.abandon(session, shelf.key, "two")
+        revisions.abandon(session, shelf.key, "three")
+        revisions.abandon(session, shelf.key, "one")  # complete: stays
     assert shelf.searched() == {"a": "one"}
     with db.reading(shelf.engine) as session:
         assert len(documents.list_page(session, shelf.key)) == 1

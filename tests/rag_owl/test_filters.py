@@ -10,11 +10,10 @@ from sqlalchemy import Engine
 
 from rag_owl import db
 from rag_owl.errors import InvalidFilter
-from rag_owl.store import collections, filters
-from rag_owl.store import documents as document_store
+from rag_owl.store import collections, filters, revisions
 from rag_owl.store import items as item_store
-from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
+from rag_owl.store.revisions import NewDocument
 from rag_owl.types import TextLocation
 
 ROWS: list[dict[str, Any]] = [
@@ -71,10 +70,10 @@ def store(engine: Engine, rows: list[dict[str, Any]]) -> tuple[Engine, int, list
         target = collections.get_or_create(session, "c").key
         for at, row in enumerate(rows):
             new = NewDocument(f"o{at}", f"d{at}", "t", f"sha{at}", "text/plain", row)
-            revision = document_store.open_revision(session, target, new)
+            revision = revisions.open_revision(session, target, new)
             item = NewItem("passage", "x", "", TextLocation(0, 1))
             keys += item_store.add(session, target, revision, 1, [item], 0)
-            document_store.complete_revision(session, revision.key)
+            revisions.complete_revision(session, revision.key)
     return engine, target, keys
 
 

@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from rag_owl import db
-from rag_owl.store import collections, words
+from rag_owl.store import collections, revisions, words
 from rag_owl.store import documents as document_store
 from rag_owl.store import items as item_store
-from rag_owl.store.documents import NewDocument
 from rag_owl.store.items import NewItem
+from rag_owl.store.revisions import NewDocument
 from rag_owl.terms import index_terms, query_terms
 from rag_owl.types import TextLocation
 
@@ -22,10 +22,10 @@ def store(engine: Engine, collection: str, texts: list[str]) -> tuple[int, list[
         target = collections.get_or_create(session, collection).key
         for at, content in enumerate(texts):
             new = NewDocument(f"o{at}", f"d{at}", f"t{at}", f"{collection}{at}", "text/plain", {})
-            revision = document_store.open_revision(session, target, new)
+            revision = revisions.open_revision(session, target, new)
             item = NewItem("passage", content, "", TextLocation(0, len(content)))
             keys += item_store.add(session, target, revision, 1, [item], 0)
-            document_store.complete_revision(session, revision.key)
+            revisions.complete_revision(session, revision.key)
     return target, keys
 
 
