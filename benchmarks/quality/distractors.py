@@ -13,9 +13,9 @@ shuffled order, in four variants; it counts when all four are right. Two tasks:
   code; codes are dealt anew for every variant. Chance is one in the number of pictures, to the
   fourth.
 
-Pictures: tiny-imagenet's validation set in DATA; irrelevant ones are of other classes. `sentences`,
-which sees by the picture embedder alone, is the baseline. Stopped, a run goes on with the same
-`--out`; it writes report.json and report.html there.
+Pictures: half of tiny-imagenet's validation set in DATA; irrelevant ones are of other classes.
+`sentences`, which sees by the picture embedder alone, is the baseline. Stopped, a run goes on with
+the same `--out`; it writes report.json and report.html there.
 """
 
 from __future__ import annotations

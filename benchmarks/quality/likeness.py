@@ -28,11 +28,11 @@ def read(data: Path, cache: Path, folder: Path, flagged: int = 0) -> tuple[Float
     """-> likeness of photographs to what they show, and to other things. flagged: which half of the
     flags."""
     from rag_owl.model.nano import shown, weights
-    from rag_owl.model.nano.embedder import see, weigh
+    from rag_owl.model.nano.embedder import scales, see
     from rag_owl.model.train.nano.pictures import load
 
     eyes = weights.load_eyes(folder)
-    share = weights.manifest(folder)["calibration"]["instance_share"]
+    scale = scales(eyes, weights.manifest(folder)["calibration"])
     rng = random.Random(31)
     unseen = load(data, cache, "unseen")
     pictures: list[Image.Image] = []
@@ -46,11 +46,11 @@ def read(data: Path, cache: Path, folder: Path, flagged: int = 0) -> tuple[Float
         pictures.append(group.pictures[0])
         kinds.append(group.name)
     _, clean = see(eyes, pictures)
-    indexed = weigh(clean, share, eyes)
+    indexed = clean * scale
     same, other = [], []
     for i, picture in enumerate(pictures):
         _, pooled = see(eyes, shown.views(photograph(picture, rng)))
-        alike = (weigh(pooled, share, eyes) @ indexed.T).max(0).values
+        alike = ((pooled * scale) @ indexed.T).max(0).values
         same.append(float(alike[i]))
         flag = kinds[i].startswith("the flag of ")
         rest = [

@@ -45,7 +45,7 @@ def photograph(picture: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def things(data: Path, cache: Path) -> list[Group]:
-    """tiny-imagenet's own validation pictures by class: 202 classes of 20."""
+    """Half of tiny-imagenet's own validation pictures by class: 202 classes of 10."""
     from rag_owl.model.train.nano.pictures import load
 
     found = load(data, cache, "val")

@@ -46,8 +46,8 @@ def scenes(data: Path, cache: Path, shelf: Shelf, count: int, calibration: bool)
     """calibration: of one half of the validation pictures, else of the other."""
     rng = random.Random(71 if calibration else 72)
     flags, _ = real_flags(data)
-    groups, _ = thing_groups(data, cache, "val")
-    pool = [p for group in groups for i, p in enumerate(group) if i % 2 == calibration]
+    groups, _ = thing_groups(data, cache, "held" if calibration else "val")
+    pool = [picture for group in groups for picture in group]
     for number in range(count):
         kind = "thing" if number % 2 else "flag"
         thing = rng.choice(pool) if number % 2 else rng.choice(flags)

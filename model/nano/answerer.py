@@ -92,8 +92,8 @@ class NanoAnswerer:
         model.grounding = Grounding(**thresholds)
         pointing = evidence.get("pointing")
         wanted = regions.names(reader.config.hyper_layers, reader.config.heads)
-        if pointing is not None and list(pointing["weights"]) == wanted:
-            chosen = np.array(list(pointing["weights"].values()))
+        if pointing is not None and {*pointing["weights"]} == {*wanted}:
+            chosen = np.array([pointing["weights"][name] for name in wanted])
             model._heatmaps.pointing = (chosen, float(pointing["offset"]))
         return model
 

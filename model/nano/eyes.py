@@ -26,6 +26,8 @@ class EyesConfig:
     layout_width: int = 24
     instance_width: int = 128
     text_width: int = 384
+    appearance_width: int = 128
+    kinds: int = 253
 
     @property
     def grid(self) -> int:
@@ -37,7 +39,7 @@ class EyesConfig:
 
     @property
     def embedding_width(self) -> int:
-        return self.instance_width + self.text_width
+        return self.instance_width + self.text_width + self.appearance_width
 
 
 class Residual(nn.Module):
@@ -61,10 +63,12 @@ class Residual(nn.Module):
 
 
 class Eyes(nn.Module):
-    """Pictures to patch features and one pooled vector of two halves.
+    """Pictures to patch features and one pooled vector of three parts.
 
     `instance` says whether two pictures show the same thing; `text` lies in the text space of
-    all-MiniLM-L6-v2. The layout branch keeps where things are: most flags differ by that alone.
+    all-MiniLM-L6-v2; `appearance` is what the heads of both are made from, shortened to its
+    principal components: of things that were never trained on, the heads drop what tells them
+    apart. The layout branch keeps where things are: most flags differ by that alone.
     """
 
     def __init__(self, config: EyesConfig | None = None) -> None:
@@ -85,12 +89,27 @@ class Eyes(nn.Module):
         self.pooled_norm = nn.LayerNorm(pooled)
         self.instance_head = nn.Linear(pooled, c.instance_width)
         self.text_head = nn.Linear(pooled, c.text_width)
+        # Both are set once the rest is trained.
+        self.appearance = nn.Linear(pooled, c.appearance_width, bias=False).requires_grad_(False)
+        self.kinds = nn.Linear(c.instance_width, c.kinds, bias=False).requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, S, S) from -1 to 1 -> features (B, G*G, C), instance (B, D1), text (B, D2).
-
-        Both halves of the pooled vector are of unit length; features are in row order.
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, S, S) from -1 to 1 -> features (B, G*G, C) in row order, instance (B, D1), text
+        (B, D2), appearance (B, D3), each of these of unit length.
         """
+        features, pooled = self.look(pixels)
+        parts = (self.instance_head, self.text_head, self.appearance)
+        instance, text, appearance = (F.normalize(p(pooled).float(), dim=-1) for p in parts)
+        return features, instance, text, appearance
+
+    def parts(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        """(..., D) -> instance (..., D1), text (..., D2), appearance (..., D3)."""
+        c = self.config
+        return torch.split(pooled, [c.instance_width, c.text_width, c.appearance_width], dim=-1)
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) from -1 to 1 -> features (B, G*G, C), and what the pooled vector is made
+        from."""
         x = self.stage2(self.stage1(self.stem(pixels)))  # (B, b, S/8, S/8)
         y = self.stage3(x)  # (B, d, S/16, S/16)
         coarse = F.interpolate(self.coarse(y), size=x.shape[-2:], mode="nearest")
@@ -98,10 +117,7 @@ class Eyes(nn.Module):
         features = self.feature_norm(grid.float())
         layout = F.adaptive_avg_pool2d(self.layout(y), 4).flatten(1)
         pooled = torch.cat([y.mean((2, 3)), F.gelu(features).mean(1), layout.float()], 1)
-        pooled = self.pooled_norm(pooled.float())
-        instance = F.normalize(self.instance_head(pooled).float(), dim=-1)
-        text = F.normalize(self.text_head(pooled).float(), dim=-1)
-        return features, instance, text
+        return features, self.pooled_norm(pooled.float())
 
 
 def to_pixels(picture: Image, side: int) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:

@@ -51,12 +51,12 @@ class Calibration:
             return None
         try:
             judge = stored["judge"]
-            if (list(judge["weights"]), list(judge["asked_weights"])) != ([*SIGNALS], [*ASKED]):
+            if {*judge["weights"]} != {*SIGNALS} or {*judge["asked_weights"]} != {*ASKED}:
                 return None
             return cls(
-                np.array(list(judge["weights"].values())),
+                np.array([judge["weights"][name] for name in SIGNALS]),
                 judge["offset"],
-                np.array(list(judge["asked_weights"].values())),
+                np.array([judge["asked_weights"][name] for name in ASKED]),
                 judge["asked_offset"],
                 judge["supported_from"],
                 judge["unsupported_below"],

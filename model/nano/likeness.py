@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.reader import SIMILARITIES
 
-INSTANCE = 128  # the first part of a pooled vector; the rest lies in the text space
 UNLIKE = [0.0] * SIMILARITIES
+APPEARANCE = [1.0, *[0.0, 0.0, 1.0, 0.0] * 2]  # of these what remains of things never seen before
+# Softer than the eyes say it, and never far below what pictures of no known kind have: the more
+# one trusts in kinds, the worse are things told apart that the eyes do not know.
+_SURENESS = 0.5  # what the kinds' logits are multiplied with
+_NEVER = 0.02  # a probability of being of one kind that is no better than none
 
 
-def similarities(
-    user: NDArray[np.float32], items: list[NDArray[np.float32] | None]
-) -> list[list[float]]:
+def similarities(user: Tensor, items: Sequence[Tensor | None], eyes: Eyes) -> list[list[float]]:
     """What the reader is told of each item's picture.
 
-    user (n, D) and items (D,) are pooled vectors, halves of unit length side by side. Per item:
-    whether both have a picture, cosine of the instance and of the text halves (the best over the
-    user's pictures), and how far each lies from the best *other* item. Zeros without pictures.
+    user (n, D) and items (D,) are pooled vectors. Per item: whether both have a picture; cosines of
+    the instance, text and appearance parts and, on a logarithmic scale from 0, the probability that
+    both show the same kind of thing, each the best over the user's pictures; and how far these four
+    lie from the best *other* item. Zeros without pictures.
     """
-    out: list[list[float]] = []
-    both = [
-        None if item is None or not len(user)
-        else (
-            float((user[:, :INSTANCE] @ item[:INSTANCE]).max()),
-            float((user[:, INSTANCE:] @ item[INSTANCE:]).max()),
-        )
-        for item in items
-    ]  # fmt: skip
-    for i, own in enumerate(both):
-        if own is None:
-            out.append(list(UNLIKE))
-            continue
-        rest = [b for j, b in enumerate(both) if j != i and b is not None]
-        over = [own[k] - max(b[k] for b in rest) if rest else own[k] for k in (0, 1)]
-        out.append([1.0, 2 * own[0], 2 * own[1], 4 * over[0], 4 * over[1]])
+    out = [list(UNLIKE) for _ in items]
+    there = [i for i, item in enumerate(items) if item is not None]
+    if not there or not len(user):
+        return out
+    stacked = torch.stack([item for item in items if item is not None])
+    alike = [a @ b.T for a, b in zip(eyes.parts(user), eyes.parts(stacked), strict=True)]
+    of_kind = [_kinds(eyes.parts(v)[0], eyes) for v in (user, stacked)]
+    same = (1 + of_kind[0] @ of_kind[1].T / _NEVER).log() / 2  # from 0 to 2
+    own = torch.stack([*alike, same]).amax(1)  # (4, m)
+    for at, i in enumerate(there):
+        rest = torch.cat([own[:, :at], own[:, at + 1 :]], 1)
+        over = own[:, at] - rest.amax(1) if rest.shape[1] else own[:, at]
+        out[i] = [1.0, *(2 * own[:, at]).tolist(), *(4 * over).tolist()]
     return out
+
+
+def _kinds(instance: Tensor, eyes: Eyes) -> Tensor:
+    shares: Tensor = (_SURENESS * eyes.kinds(instance)).softmax(-1)
+    return shares

@@ -14,7 +14,7 @@ from torch import Tensor
 from rag_owl.errors import InvalidQuestion, RagOwlError
 from rag_owl.media import decode_picture
 from rag_owl.model.nano import shown
-from rag_owl.model.nano.embedder import see, weigh
+from rag_owl.model.nano.embedder import scales, see
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import similarities
 from rag_owl.model.nano.reader import Rows, Sight
@@ -50,10 +50,11 @@ class Looker:
         calibration: Mapping[str, float],
         alike: tuple[float, float] | None = None,
     ) -> None:
-        """calibration: `instance_share` and `same` are read; alike: slope and offset that turn a
+        """calibration: the parts' shares and `same` are read; alike: slope and offset that turn a
         likeness into a probability."""
         self.eyes = eyes
-        self._blobs, self._calibration, self._alike = blobs, calibration, alike
+        self._blobs, self._alike, self.threshold = blobs, alike, calibration["same"]
+        self._scales = scales(eyes, calibration)
         self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._beside: list[Seen] = []
 
@@ -130,8 +131,8 @@ class Looker:
         """Put the pictures into the rows: the user's after the question, an item's before it."""
         last = max((p.item for w in windows for p in w.pieces), default=0)
         items = [*items, *self._stand_ins(max(0, last + 1 - len(items)))]
-        vectors = [i.pooled.numpy() if i else None for i in items]
-        likeness = similarities(torch.cat([u.looks for u in user]).numpy(), vectors)
+        vectors = [i.pooled if i else None for i in items]
+        likeness = similarities(torch.cat([u.looks for u in user]), vectors, self.eyes)
         rows.similarities = spread(windows, [[likeness[p.item] for p in w.pieces] for w in windows])
         B, T = rows.ids.shape
         N = len(user) + max(len(w.pieces) for w in windows)
@@ -160,20 +161,15 @@ class Looker:
     def likeness(self, one: Seen, other: Seen) -> float:
         """Cosine of two pictures, weighed as the picture embedder weighs them; where one was looked
         at from several sides, of the nearest."""
-        share = self._calibration["instance_share"]
-        a, b = (weigh(seen.looks, share, self.eyes) for seen in (one, other))
+        a, b = (seen.looks * self._scales for seen in (one, other))
         return float((a @ b.T).max())
 
     def best_match(self, seen: Seen, items: Sequence[Seen | None]) -> tuple[int, float] | None:
         scored = [(self.likeness(seen, s), i) for i, s in enumerate(items) if s is not None]
         return (max(scored)[1], max(scored)[0]) if scored else None
 
-    @property
-    def threshold(self) -> float:
-        """The likeness from which two pictures are taken for the same."""
-        return self._calibration["same"]
-
     def same(self, likeness: float) -> bool:
+        """Whether two pictures this alike are taken for the same."""
         return likeness >= self.threshold
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 BF16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 """Whether this CPU multiplies in bf16, as the weights were trained; elsewhere fp32 is faster."""
-SIMILARITIES = 5
+SIMILARITIES = 9
 SUPPORT = ("supported", "contradicted", "unrelated")
 
 
@@ -33,7 +33,7 @@ class ReaderConfig:
     inner: int = 1536
     hyper_layers: tuple[int, ...] = (2, 4)
     patch_width: int = 192
-    pooled_width: int = 512
+    pooled_width: int = 640
     rope_base: float = 10_000.0
 
     @property
@@ -197,7 +197,7 @@ class Reader(nn.Module):
         # An item whose picture stands out is leaned towards from the first step on.
         self.lean = nn.Linear(SIMILARITIES, 1, bias=False)
         with torch.no_grad():
-            self.lean.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.5, 0.5]]))
+            self.lean.weight.copy_(torch.tensor([[0.0] * 5 + [1.0, 0.5, 1.0, 1.0]]))
 
     def forward(self, rows: Rows, watch: bool = False) -> Reading:
         """Read a batch. With `watch`, each hyper layer keeps its attention in `watched`."""
@@ -217,16 +217,20 @@ class Reader(nn.Module):
             norm = layer.get_submodule("norm")
         x = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            logits, item_lean = self.pointer(x), torch.zeros(rows.separators.shape, device=x.device)
-            if rows.similarities is not None:
-                lean = self.lean(rows.similarities)  # (B, T, 1), 0 outside of items
-                logits = logits + lean
-                item_lean = lean[..., 0].gather(1, rows.separators.clamp(min=0))
-            start, end = logits.masked_fill(~rows.pointable[..., None], -torch.inf).unbind(-1)
+            logits = self.pointer(x).masked_fill(~rows.pointable[..., None], -torch.inf)
+            start, end = logits.unbind(-1)
             index = rows.separators.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])
             items = x.gather(1, index)  # (B, I, D)
-            item = self.item_head(items)[..., 0] + item_lean
-            return Reading(start, end, item, self.support_head(items))
+            item = self.item_head(items)[..., 0]
+            return self.leaned(Reading(start, end, item, self.support_head(items)), rows)
+
+    def leaned(self, reading: Reading, rows: Rows) -> Reading:
+        """With what the likeness of its picture adds to each item's logits."""
+        if rows.similarities is None:
+            return reading
+        lean = self.lean(rows.similarities)[..., 0]  # (B, T), 0 outside of items
+        item = reading.item + lean.gather(1, rows.separators.clamp(min=0))
+        return Reading(reading.start + lean, reading.end + lean, item, reading.support)
 
     def infer(self, rows: Rows, watch: bool = False) -> Reading:
         """`forward` without gradients, in bf16 where the CPU can."""

@@ -40,9 +40,10 @@ def maps(attention: Tensor, eyes: Eyes, item: tuple[Tensor, Tensor], user: Tenso
     columns = slice(first, first + c.feature_width)
     scale = eyes.pooled_norm.weight[columns]
     cosine = F.cosine_similarity(features[:, None], theirs[None], dim=-1)  # (P, P)
+    instance, text, _ = eyes.parts(user)
     own = [
-        seen @ (eyes.instance_head.weight[:, columns] * scale).T @ user[: c.instance_width],
-        seen @ (eyes.text_head.weight[:, columns] * scale).T @ user[c.instance_width :],
+        seen @ (eyes.instance_head.weight[:, columns] * scale).T @ instance,
+        seen @ (eyes.text_head.weight[:, columns] * scale).T @ text,
         cosine.max(1).values,
         cosine.mean(1),
         F.cosine_similarity(seen, F.gelu(theirs).mean(0)[None], dim=-1),

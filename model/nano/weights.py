@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rag_owl.errors import InvalidCheckpoint
 from rag_owl.model.nano import minilm
@@ -69,7 +69,7 @@ def _read(folder: Path, name: str) -> dict[str, Tensor]:
 
 def load_eyes(folder: Path = FOLDER) -> Eyes:
     eyes = Eyes(_config(EyesConfig, manifest(folder)["eyes"]))
-    eyes.load_state_dict(_read(folder, "eyes.safetensors"))
+    _fill(eyes, _read(folder, "eyes.safetensors"), folder)
     return eyes.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
@@ -77,8 +77,18 @@ def load_reader(folder: Path = FOLDER) -> Reader:
     reader = Reader(_config(ReaderConfig, manifest(folder)["reader"]))
     tensors = _read(folder, "reader.safetensors")
     tensors[FROZEN] = minilm.weights()["embeddings.word_embeddings.weight"]
-    reader.load_state_dict(tensors)
+    _fill(reader, tensors, folder)
     return reader.eval().requires_grad_(False)
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InvalidCheckpoint(
+            f"{folder} holds weights of another version of owl-nano: reinstall rag-owl, or train "
+            f"them again (docs/training.md)"
+        ) from error
 
 
 def _config(kind: type[Any], values: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from rag_owl.api.cli import app
 from rag_owl.errors import InvalidInput
 from rag_owl.evaluation.dataset import load
 from rag_owl.model.nano import weights
+from rag_owl.model.nano.judge import Calibration
 from rag_owl.model.registry import Surroundings, load_answerer
 from rag_owl.model.statements import ABSTENTION
 from rag_owl.model.train.examples import Pictures, read_examples
@@ -121,6 +122,10 @@ def test_owl_nano_learns_them_and_answers_by_its_folder(made, tmp_path: Path):
     kept, shipped = (weights.evidence(folder) for folder in (again, weights.FOLDER))
     assert kept["grounding"] == shipped["grounding"]
     assert model.threshold == load_answerer("owl-nano", around).threshold
+    trained = Calibration.load(again)
+    assert trained is not None
+    assert trained.supported_from == Calibration.load(weights.FOLDER).supported_from
+    assert model._heatmaps.pointing is not None
     assert draft.abstained or draft.short in example.items[draft.attributions[0].source].text
     bundled = load_answerer("owl-nano", around)
     assert (model.best(example.context()).score) != bundled.best(example.context()).score

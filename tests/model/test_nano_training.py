@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 
 from rag_owl.model.nano import minilm
+from rag_owl.model.nano.eyes import Eyes, normalise
 from rag_owl.model.nano.likeness import similarities
-from rag_owl.model.nano.window import tokenise
-from rag_owl.model.train.nano import warp
+from rag_owl.model.nano.reader import Reader
+from rag_owl.model.nano.window import collate, tokenise
+from rag_owl.model.train.nano import lean, warp
+from rag_owl.model.train.nano.episodes import FACTS, PictureEpisodes
 from rag_owl.model.train.nano.export import logistic
-from rag_owl.model.train.nano.eyes import contrastive, precision_at_5
+from rag_owl.model.train.nano.eyes import Heads, contrastive, precision_at_5, set_rest
 from rag_owl.model.train.nano.passages import (
     Article,
     Asked,
@@ -24,8 +28,8 @@ from rag_owl.model.train.nano.passages import (
     squad_episode,
     token_range,
 )
-from rag_owl.model.train.nano.pictures import same_looking
-from rag_owl.model.train.nano.reader import pointer_loss, windows_of
+from rag_owl.model.train.nano.pictures import FLAG_SIDE, Flags, Pictures, load, same_looking
+from rag_owl.model.train.nano.reader import pointer_loss, windows_of, with_pictures
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement, swaps
 from rag_owl.model.train.nano.tables import TableQuestion, markdown, markdown_episode
 from rag_owl.statements import declare
@@ -211,13 +215,84 @@ def test_precision_at_five_of_perfect_and_of_useless_vectors():
 
 
 def test_likeness_says_which_item_stands_out():
-    one, two = np.eye(512, dtype=np.float32)[[0, 1]]
-    one[128 + 5] = two[128 + 6] = 1.0
-    rows = similarities(one[None], [two, None, one])
-    assert rows[1] == [0.0] * 5
-    assert rows[2][1] > rows[0][1]
-    assert rows[2][3] > 0 > rows[0][3]
-    assert similarities(np.zeros((0, 512), np.float32), [one]) == [[0.0] * 5]
+    eyes = Eyes()
+    one, two = torch.eye(640)[:2]
+    one[[128 + 5, 512 + 5]] = two[[128 + 6, 512 + 6]] = 1.0
+    eyes.kinds.weight.copy_(10 * torch.eye(253, 128))
+    rows = similarities(one[None], [two, None, one], eyes)
+    assert rows[1] == [0.0] * 9
+    assert all(mine > other for mine, other in zip(rows[2][1:5], rows[0][1:5], strict=True))
+    assert all(mine > 0 > other for mine, other in zip(rows[2][5:], rows[0][5:], strict=True))
+    assert similarities(torch.zeros(0, 640), [one], eyes) == [[0.0] * 9]
+
+
+@pytest.fixture
+def pictures(tokenizer):
+    """Classes and countries that differ by their colour alone."""
+    rng = np.random.default_rng(1)
+    colours = rng.integers(0, 255, (8, 1, 1, 3), np.uint8)
+    labels = np.arange(8).repeat(3)
+    plain = np.broadcast_to(colours, (8, FLAG_SIDE, FLAG_SIDE, 3))
+    things = Pictures(plain[labels, :64, :64].copy(), labels, [f"thing {i}" for i in range(8)])
+    facts = [{kind: f"{kind.title()}{letter}" for kind in FACTS} for letter in "ABCDEFGH"]
+    for country in facts:
+        country["flag"] = f"description: plain {country['name']} meaning: luck {country['name']}"
+    flags = Flags(plain.copy(), np.full(8, 1.5, np.float32), np.arange(8), facts)
+    return PictureEpisodes(tokenizer, things, flags)
+
+
+def test_of_strange_things_only_their_appearance_is_told(pictures):
+    rng, eyes = random.Random(3), Eyes().eval()
+    episodes = [pictures.thing(rng) for _ in range(4)]
+    for strange, kept in ((False, 9), (True, 3)):
+        for episode in episodes:
+            episode.strange = strange
+        windows = windows_of(pictures.tokenizer, episodes)
+        rows = collate(windows)
+        with torch.no_grad():
+            features, *parts = eyes(pictures.render(episodes, torch.Generator().manual_seed(1)))
+            pooled = torch.cat(parts, 1)
+            with_pictures(rows, windows, episodes, features, pooled, [False] * 4, eyes)
+        told = rows.similarities.abs().sum((0, 1)).nonzero()[:, 0].tolist()
+        assert told == (list(range(9)) if kept == 9 else [0, 3, 7])
+
+
+def test_pictures_that_are_alike_are_leaned_towards(pictures):
+    torch.manual_seed(0)
+    reader, eyes = Reader().eval(), Eyes().eval()
+    body = {k: v.clone() for k, v in reader.state_dict().items() if k != "lean.weight"}
+    before, after = lean.fit(reader, eyes, pictures, batches=4, size=4)
+    assert after < before - 0.05
+    over = reader.lean.weight[0, 5:]
+    assert over.abs().sum() > 0.1
+    assert all(torch.equal(v, body[k]) for k, v in reader.state_dict().items() if k in body)
+
+
+def test_what_is_measured_on_was_not_learned_from(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8).repeat(64 * 64 * 3).reshape(12, 64, 64, 3)
+    np.save(tmp_path / "pictures-val.npy", pixels)
+    (tmp_path / "pictures-val.json").write_text(json.dumps(["owl", "bat", "owl"] * 4))
+    held, val = (load(tmp_path, tmp_path, part) for part in ("held", "val"))
+    assert held.names == val.names == ["bat", "owl"]
+    assert sorted([*held.pixels[:, 0, 0, 0], *val.pixels[:, 0, 0, 0]]) == list(range(12))
+    for half in (held, val):
+        assert np.bincount(half.labels).tolist() == [2, 4]
+        assert [half.names[i] for i in half.labels] == [
+            "bat" if n % 3 == 1 else "owl" for n in half.pixels[:, 0, 0, 0]
+        ]
+
+
+def test_the_rest_of_the_eyes_is_what_explains_most():
+    eyes, pixels = Eyes(), np.random.default_rng(0).integers(0, 255, (80, 64, 64, 3), np.uint8)
+    set_rest(eyes, Heads(eyes.config, 253, 3), pixels)
+    assert eyes.training
+    rows = eyes.appearance.weight
+    torch.testing.assert_close(rows @ rows.T, torch.eye(128), atol=1e-4, rtol=0)
+    eyes.eval()
+    with torch.no_grad():
+        pooled = eyes.look(normalise(torch.from_numpy(pixels)))[1]
+    kept = (pooled @ rows.T).square().sum() / pooled.square().sum()
+    assert kept > 0.99  # 80 pictures lie in no more than 80 of the 128 directions
 
 
 def test_the_logistic_fit_finds_the_curve():

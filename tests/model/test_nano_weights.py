@@ -15,7 +15,7 @@ from rag_owl.model.nano.embedder import NanoPictureEmbedder
 from rag_owl.model.nano.eyes import Eyes, EyesConfig, to_pixels
 from rag_owl.model.nano.reader import Reader, ReaderConfig
 
-CALIBRATION = {"instance_share": 0.36, "same": 0.5, "text_floor": 0.15}
+CALIBRATION = {"instance_share": 0.36, "text_share": 0.25, "same": 0.5, "text_floor": 0.15}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,16 @@ def test_a_damaged_file_is_refused(folder, tmp_path, name, fault):
         load(tmp_path)
 
 
+def test_weights_of_another_shape_are_refused(folder, tmp_path):
+    for file in folder[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    card = json.loads((tmp_path / "manifest.json").read_text())
+    card["eyes"]["kinds"] -= 1
+    (tmp_path / "manifest.json").write_text(json.dumps(card))
+    with pytest.raises(InvalidCheckpoint, match="another version"):
+        weights.load_eyes(tmp_path)
+
+
 def test_a_damaged_manifest_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InvalidCheckpoint, match=r"manifest\.json"):
@@ -84,7 +94,7 @@ def test_other_minilm_weights_are_refused(tmp_path, monkeypatch):
         minilm.folder.cache_clear()
 
 
-def test_picture_vectors_are_unit_and_compare_by_both_halves(folder):
+def test_picture_vectors_are_unit_and_compare_by_all_parts(folder):
     target, _, _ = folder
     embedder = NanoPictureEmbedder.load(target)
     rng = np.random.default_rng(0)
@@ -95,7 +105,9 @@ def test_picture_vectors_are_unit_and_compare_by_both_halves(folder):
     assert vectors.shape == (3, embedder.dimension)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose((vectors[:, :128] ** 2).sum(1), 0.36, atol=1e-4)
+    parts = np.split(vectors**2, [128, 512], axis=1)
+    for part, share in zip(parts, (0.36, 0.25, 0.39), strict=True):
+        np.testing.assert_allclose(part.sum(1), share, atol=1e-4)
     alone = embedder.embed_pictures(pictures[2:])
     np.testing.assert_allclose(alone[0], vectors[2], atol=1e-4)
     assert embedder.embed_pictures([]).shape == (0, embedder.dimension)
@@ -108,14 +120,16 @@ def test_a_text_is_a_point_in_the_same_space(folder):
     assert vector.shape == (embedder.dimension,)
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     assert not vector[:128].any()
+    assert not vector[512:].any()
 
 
-def test_another_share_is_another_name(folder, tmp_path):
+@pytest.mark.parametrize("part", ["instance_share", "text_share"])
+def test_another_share_is_another_name(folder, tmp_path, part):
     target, _, _ = folder
     for file in target.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     card = json.loads((tmp_path / "manifest.json").read_text())
-    card["calibration"]["instance_share"] = 0.7
+    card["calibration"][part] = 0.5
     (tmp_path / "manifest.json").write_text(json.dumps(card))
     names = {NanoPictureEmbedder.load(f).name for f in (target, tmp_path)}
     assert len(names) == 2

@@ -182,10 +182,11 @@ def tell(sentence: str, *values: str) -> str:
 class PictureEpisodes:
     """Draws episodes; the pixels of all of them go through the eyes in one batch."""
 
-    def __init__(self, tokenizer: Any, train: pictures.Pictures, flags: pictures.Flags) -> None:
-        self.tokenizer, self.train, self.flags = tokenizer, train, flags
-        order = np.argsort(train.labels, kind="stable")
-        cuts = np.searchsorted(train.labels[order], np.arange(len(train.names) + 1))
+    def __init__(self, tokenizer: Any, things: pictures.Pictures, flags: pictures.Flags) -> None:
+        """things: pictures that the eyes did not learn from, which they would see too surely."""
+        self.tokenizer, self.things, self.flags = tokenizer, things, flags
+        order = np.argsort(things.labels, kind="stable")
+        cuts = np.searchsorted(things.labels[order], np.arange(len(things.names) + 1))
         self.by_class = [order[a:b] for a, b in pairwise(cuts)]
 
     def flag(self, rng: random.Random, silent: float = 0.1) -> Episode:
@@ -224,7 +225,8 @@ class PictureEpisodes:
         return episode
 
     def thing(self, rng: random.Random) -> Episode:
-        """Pictures of classes with made-up marks; captions absent, true, or misleading."""
+        """Pictures of classes with made-up marks; captions absent, true, or misleading. Half
+        of them are strange to the eyes, as most of what they will see."""
         kind = rng.choice(list(MARKS))
         classes = rng.sample(range(len(self.by_class)), rng.randint(3, 5))
         gold = classes[0]
@@ -243,7 +245,7 @@ class PictureEpisodes:
                 lines.append(rng.choice(MARKS[other][1]).format(made_up(other, rng)))
             rng.shuffle(lines)
             if captions != "none":
-                name = self.train.names[label].removeprefix("caltech:").split(",")[0]
+                name = self.things.names[label].split(",")[0]
                 lines.insert(0, rng.choice(("A {}.", "Picture of a {}.", "{}.")).format(name))
             texts.append(" ".join(lines))
             values.append(value)
@@ -251,7 +253,11 @@ class PictureEpisodes:
         question = rng.choice(MARKS[kind][0])
         episode = self._episode(question, [""] * len(order), texts, values, at)
         episode.user_picture = ("thing", int(rng.choice(self.by_class[gold])))
-        episode.item_pictures = [("thing", int(rng.choice(self.by_class[c]))) for c in order]
+        others = [i for i in self.by_class[gold] if i != episode.user_picture[1]]
+        episode.item_pictures = [
+            ("thing", int(rng.choice(others if c == gold else self.by_class[c]))) for c in order
+        ]
+        episode.strange = rng.random() < 0.5
         return episode
 
     def _episode(
@@ -288,7 +294,7 @@ class PictureEpisodes:
 
     def _one(self, kind: str, index: int, fresh: bool, g: torch.Generator) -> Tensor:
         if kind == "thing":
-            stored = torch.from_numpy(np.array(self.train.pixels[index]))
+            stored = torch.from_numpy(np.array(self.things.pixels[index]))
             picture = stored.permute(2, 0, 1)[None].float() / 255
             return warp.crop_and_flip(picture, 64, g) if fresh else picture
         stored = torch.from_numpy(self.flags.pixels[index])

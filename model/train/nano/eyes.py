@@ -8,6 +8,8 @@ the pictures hold a box of another one and are of both classes by area), flags
 against all flags (proxies) and against each other under two warps (supervised contrastive,
 Khosla et al. 2020, eq. 2; invented flags as further instances), and the text vector against
 the MiniLM vectors of names and descriptions (softmax over all of them, as CLIP does in a batch).
+The last `--settle` of the steps sees pictures nearly whole and unmixed, as they are met later:
+hard crops show things larger than they will be (Touvron et al. 2019, "FixRes").
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ class Heads(nn.Module):
         self.scales = nn.Parameter(torch.full((4,), math.log(16.0)))
 
     def logits(self, vectors: Tensor, proxies: Tensor, scale: int) -> Tensor:
-        s = self.scales[scale].exp().clamp(max=60)
-        return s * vectors @ F.normalize(proxies, dim=-1).T
+        return self.scale(scale) * vectors @ F.normalize(proxies, dim=-1).T
+
+    def scale(self, which: int) -> Tensor:
+        return self.scales[which].exp().clamp(max=60)
 
 
 def contrastive(vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -66,7 +70,7 @@ class Data:
         self.aspects = torch.from_numpy(self.flags.aspects)
         self.groups = torch.from_numpy(self.flags.groups)
 
-    def batch(self, step: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, step: int, side: int, settle: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> pixels (B, 3, side, side) from -1 to 1, shares of the classes (NATURAL, classes),
         flag ids, contrast labels."""
         g = torch.Generator().manual_seed(step)
@@ -74,7 +78,10 @@ class Data:
         stored = torch.from_numpy(self.train.pixels[np.sort(rows.numpy())])
         rows = rows.sort().values
         natural = stored.permute(0, 3, 1, 2).float() / 255
-        seen, other, own = warp.cut_mix(warp.crop_and_flip(natural, side, g), g)
+        seen = warp.crop_and_flip(natural, side, g, least=0.65 if settle else 0.3)
+        other, own = torch.arange(NATURAL), torch.ones(NATURAL)
+        if not settle:
+            seen, other, own = warp.cut_mix(seen, g)
         ids = torch.randperm(len(self.flag_pixels), generator=g)[:REAL]
         invented = warp.invent(INVENTED, self.flag_pixels.shape[-1] // 2, g)
         invented = F.interpolate(invented, size=self.flag_pixels.shape[-2:], mode="bilinear")
@@ -97,10 +104,12 @@ class Data:
         return pixels.contiguous(memory_format=torch.channels_last), classes, ids, contrast
 
 
-def losses(model: Eyes, heads: Heads, data: Data, step: int, side: int) -> dict[str, Tensor]:
-    pixels, classes, ids, contrast = data.batch(step, side)
+def losses(
+    model: Eyes, heads: Heads, data: Data, step: int, side: int, settle: bool
+) -> dict[str, Tensor]:
+    pixels, classes, ids, contrast = data.batch(step, side, settle)
     with torch.autocast("cpu", torch.bfloat16):
-        _, instance, text = model(pixels)
+        _, instance, text, _ = model(pixels)
     half = REAL + INVENTED
     flag_rows = torch.cat([torch.arange(REAL), half + torch.arange(REAL)]) + NATURAL
     groups = data.groups[ids].repeat(2)
@@ -125,16 +134,34 @@ WEIGHTS = {"class": 1.0, "flag": 0.5, "contrast": 0.5, "name": 0.7, "description
 
 
 @torch.no_grad()
-def embed(model: Eyes, stored: Any) -> tuple[Tensor, Tensor]:
-    """uint8 (n, 64, 64, 3) -> instance (n, D1), text (n, D2)."""
+def embed(model: Eyes, stored: Any) -> tuple[Tensor, ...]:
+    """uint8 (n, 64, 64, 3) -> instance (n, D1), text (n, D2), appearance (n, D3)."""
+    learning = model.training
     model.eval()
     parts = []
     for i in range(0, len(stored), 256):
-        x = normalise(torch.from_numpy(np.asarray(stored[i : i + 256])))
+        x = normalise(torch.from_numpy(np.array(stored[i : i + 256])))
         with torch.autocast("cpu", torch.bfloat16):
             parts.append(model(x.contiguous(memory_format=torch.channels_last))[1:])
-    model.train()
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    model.train(learning)
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+@torch.no_grad()
+def set_rest(model: Eyes, heads: Heads, stored: Any) -> None:
+    """What is not learned step by step: the directions that hold most of what the heads are made
+    from, over training pictures uint8 (n, 64, 64, 3), and the proxies as the kinds of things."""
+    learning = model.training
+    model.eval()
+    moments = torch.zeros(model.appearance.in_features, model.appearance.in_features)
+    for i in range(0, len(stored), 256):
+        x = normalise(torch.from_numpy(np.array(stored[i : i + 256])))
+        pooled = model.look(x.contiguous(memory_format=torch.channels_last))[1]
+        moments += pooled.T @ pooled
+    components = torch.linalg.eigh(moments).eigenvectors.flip(1)  # the largest first
+    model.appearance.weight.copy_(components[:, : model.config.appearance_width].T)
+    model.kinds.weight.copy_(heads.scale(0) * F.normalize(heads.classes, dim=-1))
+    model.train(learning)
 
 
 def precision_at_5(vectors: Tensor, labels: Tensor, rounds: int = 400, seed: int = 0) -> float:
@@ -154,7 +181,7 @@ def precision_at_5(vectors: Tensor, labels: Tensor, rounds: int = 400, seed: int
 
 
 def evaluate(model: Eyes, heads: Heads, data: Data) -> dict[str, float]:
-    instance, text = embed(model, data.val.pixels)
+    instance, text, _ = embed(model, data.val.pixels)
     index = torch.tensor([data.train.names.index(n) for n in data.val.names])
     labels = index[torch.from_numpy(data.val.labels)]
     proxies = F.normalize(heads.classes.detach(), dim=-1)
@@ -168,13 +195,12 @@ def evaluate(model: Eyes, heads: Heads, data: Data) -> dict[str, float]:
     warped = warp.photograph(names, data.aspects, noise, 64, g)
     seen = embed(model, (warped.permute(0, 2, 3, 1) * 255).byte().numpy())[0]
     found = data.groups[(seen @ clean.T).argmax(1)]
-    both = torch.cat([0.7 * unseen[0], 0.7 * unseen[1]], 1)
     return {
         "val_class": float(((instance @ proxies.T).argmax(1) == labels).float().mean()),
         "val_name": float(((text @ data.class_texts.T).argmax(1) == labels).float().mean()),
         "unseen_p5_instance": precision_at_5(unseen[0], unseen_labels),
         "unseen_p5_text": precision_at_5(unseen[1], unseen_labels),
-        "unseen_p5_both": precision_at_5(both, unseen_labels),
+        "unseen_p5_appearance": precision_at_5(unseen[2], unseen_labels),
         "flag_warped": float((found == data.groups).float().mean()),
     }
 
@@ -192,10 +218,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     data = Data(args.data, args.out / "cache")
-    model = Eyes().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = EyesConfig(kinds=len(data.train.names))
+    model = Eyes(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     heads = Heads(model.config, len(data.train.names), int(data.groups.max()) + 1)
-    decay = [p for m in (model, heads) for p in m.parameters() if p.ndim > 1]
-    rest = [p for m in (model, heads) for p in m.parameters() if p.ndim <= 1]
+    learned = [p for m in (model, heads) for p in m.parameters() if p.requires_grad]
+    decay, rest = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
@@ -217,7 +244,7 @@ def train(args: argparse.Namespace) -> None:
         rate = args.rate * min(1.0, (step + 1) / 200) * (1 - step / args.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        parts = losses(model, heads, data, step, side)
+        parts = losses(model, heads, data, step, side, step >= (1 - args.settle) * args.steps)
         loss = torch.stack([WEIGHTS[k] * v for k, v in parts.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -231,12 +258,14 @@ def train(args: argparse.Namespace) -> None:
         last = step == args.steps
         if now - evaluated > args.eval_every or last:
             evaluated = now
+            set_rest(model, heads, data.train.pixels[::30])
             line = {"step": step, "rate": rate, **mean, **evaluate(model, heads, data)}
             log.write(json.dumps(line) + "\n")
             log.flush()
             bar.write(json.dumps(line))
         if now - saved > args.save_every or last:
             saved = now
+            set_rest(model, heads, data.train.pixels[:: 9 if last else 30])
             state = {"model": model.state_dict(), "heads": heads.state_dict(), "step": step}
             save(path, {**state, "optimizer": optimizer.state_dict()})
 
@@ -248,6 +277,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--small", type=float, default=0.6, help="share of steps at 48 pixels")
+    parser.add_argument("--settle", type=float, default=0.02, help="share of steps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=120)
     parser.add_argument("--eval-every", type=float, default=240)

@@ -245,7 +245,7 @@ def run(
         # Of the checks of citations: the head that judges was held, so its thresholds stay.
         checks |= {"reader": files["reader.safetensors"], "carried_over_from": checks["reader"]}
         checks["answerable"] = checks.get("answerable", {}) | calibrated
-        text = json.dumps(checks, indent=2, sort_keys=True) + "\n"
+        text = json.dumps(checks, indent=2) + "\n"
         (arriving / weights.EVIDENCE).write_text(text, encoding="utf-8")
     asked = drawn(kept, _ASKED)
     pictures: Any = Pictures(data)

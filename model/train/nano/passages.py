@@ -47,7 +47,8 @@ class Episode:
 
     `answers` are (item, first token, last token) of the item's text; empty: no answer here.
     `support[i]` is an index into reader.SUPPORT where the question is a statement.
-    `pictures`, `seen`: see episodes.py; -1 where an item has no picture.
+    `user_picture`, `item_pictures`: see episodes.py. `strange`: as if the eyes had never seen such
+    things, no more is told of their likeness than how they appear.
     """
 
     question: str
@@ -57,7 +58,7 @@ class Episode:
     support: list[int] | None = None
     user_picture: Any = None
     item_pictures: list[Any] = field(default_factory=list)
-    hide_similarity: bool = False
+    strange: bool = False
 
 
 def occurrences(text: str, answer: str) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ UNSEEN_CALTECH = (
 
 @dataclass(frozen=True)
 class Pictures:
-    pixels: NDArray[np.uint8]  # (n, 64, 64, 3), memory-mapped
+    pixels: NDArray[np.uint8]  # (n, 64, 64, 3), of train and unseen memory-mapped
     labels: NDArray[np.int64]  # (n,) index into names
     names: list[str]
 
@@ -59,15 +59,17 @@ def _decode(rows: list[tuple[bytes, str]], side: int) -> NDArray[np.uint8]:
 
 
 def load(data: Path, cache: Path, part: str) -> Pictures:
-    """`part`: train, val (tiny-imagenet's own), or unseen (the Caltech classes kept apart)."""
-    stem = cache / f"pictures-{part}"
+    """`part`: train; held and val, two halves of tiny-imagenet's own validation pictures: what the
+    reader and thresholds learn from, which the eyes never saw, and what is measured on; or unseen
+    (the Caltech classes kept apart)."""
+    stem = cache / f"pictures-{'val' if part == 'held' else part}"
     if not stem.with_suffix(".json").exists():
         vision = data / "vision"
         caltech = _rows(vision / "caltech-train-00.parquet")
         if part == "train":
             rows = [r for f in sorted(vision.glob("tiny-imagenet-train-*")) for r in _rows(f)]
             rows += [(d, f"caltech:{n}") for d, n in caltech if n not in UNSEEN_CALTECH]
-        elif part == "val":
+        elif part in ("held", "val"):
             rows = _rows(vision / "tiny-imagenet-val-00.parquet")
         else:
             rows = [(d, n) for d, n in caltech if n in UNSEEN_CALTECH]
@@ -78,7 +80,12 @@ def load(data: Path, cache: Path, part: str) -> Pictures:
     names = sorted(set(row_names))
     index = {n: i for i, n in enumerate(names)}
     labels = np.array([index[n] for n in row_names], dtype=np.int64)
-    return Pictures(np.load(stem.with_suffix(".npy"), mmap_mode="r"), labels, names)
+    pixels = np.load(stem.with_suffix(".npy"), mmap_mode="r")
+    if part in ("held", "val"):  # every other picture of each class
+        order = np.argsort(labels, kind="stable")
+        chosen = np.sort(order[(part == "held") :: 2])
+        pixels, labels = pixels[chosen], labels[chosen]
+    return Pictures(pixels, labels, names)
 
 
 def same_looking(small: NDArray[np.uint8], limit: float = 0.005) -> NDArray[np.int64]:

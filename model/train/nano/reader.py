@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rag_owl.model.nano import minilm
-from rag_owl.model.nano.eyes import Eyes
-from rag_owl.model.nano.likeness import UNLIKE, similarities
+from rag_owl.model.nano.eyes import Eyes, EyesConfig
+from rag_owl.model.nano.likeness import APPEARANCE, UNLIKE, similarities
 from rag_owl.model.nano.reader import Reader, Rows, Sight
 from rag_owl.model.nano.window import Piece, Window, collate, lay_out, spread, tokenise
 from rag_owl.model.train.nano import passages, pictures, statements, tables
@@ -59,9 +59,9 @@ class Material:
         self.titles = {a.title: t.ids for a, t in zip(self.articles, titles, strict=True)}
         self.tables = tables.load_tables(data, part)
         self.order = random.Random(1).sample(range(len(self.asked)), len(self.asked))
-        train = pictures.load(data, cache, "train")
+        things = pictures.load(data, cache, "held")
         self.flags = pictures.load_flags(data)
-        self.pictures = PictureEpisodes(self.tokenizer, train, self.flags)
+        self.pictures = PictureEpisodes(self.tokenizer, things, self.flags)
 
     def draw(
         self, step: int, size: int, look: bool = True, share: tuple[int, int] = (0, 1)
@@ -139,6 +139,7 @@ def with_pictures(
     features: Tensor,
     pooled: Tensor,
     hide: Sequence[bool],
+    eyes: Eyes,
 ) -> None:
     """Put what the eyes saw into the rows: pictures in the order user's, items'."""
     N = 1 + max(len(e.items) for e in episodes)
@@ -155,8 +156,10 @@ def with_pictures(
         sight.patches[b, :n], sight.pooled[b, :n] = features[at : at + n], pooled[at : at + n]
         sight.positions[b, 0] = window.question_end
         sight.visible[b, : len(window.ids), 0] = True
-        vectors = pooled[at : at + n].numpy()
-        row = similarities(vectors[:1], list(vectors[1:]))
+        user, *own = pooled[at : at + n]
+        row = similarities(user[None], own, eyes)
+        if episode.strange:
+            row = [[v * kept for v, kept in zip(r, APPEARANCE, strict=True)] for r in row]
         for i in range(len(episode.items)):
             start, end = window.piece_range(i)
             sight.positions[b, 1 + i] = start
@@ -186,6 +189,14 @@ def pointer_loss(
     return loss
 
 
+def item_loss(item: Tensor, rows: Rows, episodes: Sequence[Episode]) -> Tensor:
+    gold = torch.zeros(rows.separators.shape)
+    for b, episode in enumerate(episodes):
+        gold[b, episode.gold] = 1.0
+    each = F.binary_cross_entropy_with_logits(item, gold, reduction="none")
+    return each[rows.separators >= 0].mean()
+
+
 def losses(
     reader: Reader,
     eyes: Eyes | None,
@@ -201,9 +212,10 @@ def losses(
         g = torch.Generator().manual_seed(step * share[1] + share[0])
         pixels = material.pictures.render(episodes, g)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            features, *halves = eyes(pixels.contiguous(memory_format=torch.channels_last))
+            features, *parts = eyes(pixels.contiguous(memory_format=torch.channels_last))
         hide = (torch.rand(len(episodes), generator=g) < 0.2).tolist()
-        with_pictures(rows, windows, episodes, features, torch.cat(halves, 1), hide)
+        with torch.no_grad():
+            with_pictures(rows, windows, episodes, features, torch.cat(parts, 1), hide, eyes)
     with torch.autocast("cpu", torch.bfloat16):
         reading = reader(rows)
     if kind == "support":
@@ -211,20 +223,16 @@ def losses(
         for b, episode in enumerate(episodes):
             target[b, : len(episode.items)] = torch.tensor(episode.support)
         return kind, {"support": F.cross_entropy(reading.support.flatten(0, 1), target.flatten())}
-    gold = torch.zeros(rows.separators.shape)
-    for b, episode in enumerate(episodes):
-        gold[b, episode.gold] = 1.0
-    item = F.binary_cross_entropy_with_logits(reading.item, gold, reduction="none")
-    real = rows.separators >= 0
     return kind, {
         f"{kind}_pointer": pointer_loss(reading.start, reading.end, windows, episodes),
-        f"{kind}_item": item[real].mean(),
+        f"{kind}_item": item_loss(reading.item, rows, episodes),
     }
 
 
 def load_eyes(path: Path) -> Eyes:
-    eyes = Eyes().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    eyes.load_state_dict(torch.load(path, weights_only=True)["model"])
+    state = torch.load(path, weights_only=True)["model"]
+    eyes = Eyes(EyesConfig(kinds=len(state["kinds.weight"]))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    eyes.load_state_dict(state)
     return eyes.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 

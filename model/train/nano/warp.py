@@ -95,10 +95,11 @@ def cut_mix(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(box[:, None], x[other], x), other, own
 
 
-def crop_and_flip(x: Tensor, side: int, g: torch.Generator) -> Tensor:
-    """Natural pictures (B, 3, S, S): a random crop of 30 to 100 %, mirrored, light jitter."""
+def crop_and_flip(x: Tensor, side: int, g: torch.Generator, least: float = 0.3) -> Tensor:
+    """Natural pictures (B, 3, S, S): a random crop of `least` to 1 of the area, mirrored, light
+    jitter."""
     n = len(x)
-    area = _uniform(n, 0.3, 1.0, g)
+    area = _uniform(n, least, 1.0, g)
     ratio = torch.exp(_uniform(n, -0.25, 0.25, g))
     w = (area * ratio).sqrt().clamp(max=1)
     h = (area / ratio).sqrt().clamp(max=1)
