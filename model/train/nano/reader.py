@@ -214,8 +214,7 @@ def losses(
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features, *parts = eyes(pixels.contiguous(memory_format=torch.channels_last))
         hide = (torch.rand(len(episodes), generator=g) < 0.2).tolist()
-        with torch.no_grad():
-            with_pictures(rows, windows, episodes, features, torch.cat(parts, 1), hide, eyes)
+        with_pictures(rows, windows, episodes, features, torch.cat(parts, 1), hide, eyes)
     with torch.autocast("cpu", torch.bfloat16):
         reading = reader(rows)
     if kind == "support":
