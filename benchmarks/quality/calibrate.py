@@ -3,7 +3,7 @@ beside the weights with the curves they were read off:
 
     python -m benchmarks.quality.calibrate --data DATA --cache FOLDER [--weights FOLDER]
 
-Writes FOLDER/support.json (numbers; bound to the sha256 of the reader) and
+Writes FOLDER/support.json (numbers; bound to the sha256 of reader and eyes) and
 benchmarks/quality/calibration.png. To be run again after every export of weights; the other 20
 articles are left to `planted` and `abstention`, which measure.
 """
@@ -152,8 +152,8 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     begun = time.time()
-    reader = weights.manifest(args.weights)["files"]["reader.safetensors"]
-    card = {"reader": reader}
+    files = weights.manifest(args.weights)["files"]
+    card = {name: files[f"{name}.safetensors"] for name in ("reader", "eyes")}
     if args.only:
         card = weights.evidence(args.weights) or card
     parts = {

@@ -34,7 +34,8 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def evidence(folder: Path = FOLDER) -> dict[str, Any] | None:
-    """What `benchmarks.quality.calibrate` set for just this reader, or None where it has not yet.
+    """What `benchmarks.quality.calibrate` set for just this reader and these eyes, or None where it
+    has not yet.
 
     Raises `InvalidCheckpoint`.
     """
@@ -43,7 +44,10 @@ def evidence(folder: Path = FOLDER) -> dict[str, Any] | None:
         return None
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        fits = stored["reader"] == manifest(folder)["files"]["reader.safetensors"]
+        files = manifest(folder)["files"]
+        fits = stored["reader"] == files["reader.safetensors"]
+        # Folders that were trained before name the reader alone; their eyes were never trained.
+        fits &= stored.get("eyes", files["eyes.safetensors"]) == files["eyes.safetensors"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidCheckpoint(f"{path} is damaged: reinstall rag-owl") from error
     return stored if fits else None
