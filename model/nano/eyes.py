@@ -1,6 +1,6 @@
 """Eyes: the vision encoder of owl-nano, a residual network of a few million parameters.
 
-Alphabet: B pictures, S picture side in pixels, G grid side (8), C feature width, D embedding width.
+Alphabet: B pictures, S picture side in pixels, G grid side, C feature width, D embedding width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EyesConfig:
-    side: int = 64
+    side: int = 96
+    grid: int = 8
     stem: int = 32
     widths: tuple[int, int, int] = (48, 128, 320)
     feature_width: int = 192
@@ -28,10 +29,6 @@ class EyesConfig:
     text_width: int = 384
     appearance_width: int = 128
     kinds: int = 253
-
-    @property
-    def grid(self) -> int:
-        return self.side // 8
 
     @property
     def patches(self) -> int:
@@ -112,8 +109,9 @@ class Eyes(nn.Module):
         from."""
         x = self.stage2(self.stage1(self.stem(pixels)))  # (B, b, S/8, S/8)
         y = self.stage3(x)  # (B, d, S/16, S/16)
-        coarse = F.interpolate(self.coarse(y), size=x.shape[-2:], mode="nearest")
-        grid = (self.fine(x) + coarse).flatten(2).transpose(1, 2)  # (B, G*G, C)
+        # The grid stays as it is at any side: each patch of it costs memory at every question.
+        near, far = (F.adaptive_avg_pool2d(z, self.config.grid) for z in (x, y))
+        grid = (self.fine(near) + self.coarse(far)).flatten(2).transpose(1, 2)  # (B, G*G, C)
         features = self.feature_norm(grid.float())
         layout = F.adaptive_avg_pool2d(self.layout(y), 4).flatten(1)
         pooled = torch.cat([y.mean((2, 3)), F.gelu(features).mean(1), layout.float()], 1)

@@ -20,7 +20,7 @@ SURE = 0.95  # probability of the same from which on a second look is not needed
 AHEAD = 0.1  # and how much more alike the best must be than the next
 _ANGLES = (-16, 0, 16)  # degrees
 _SHARES = (1.0, 0.85, 0.7)  # of both sides, about the middle
-_SIDE = 128  # pixels that views are cut from: twice what the eyes see
+_SIDE = 160  # pixels that views are cut from: more than the eyes see
 
 
 def views(picture: Image) -> list[Image]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rag_owl.model.nano.window import tokenise
 from rag_owl.model.train.nano import pictures, warp
 from rag_owl.model.train.nano.passages import Episode, occurrences, token_range
+from rag_owl.model.train.nano.pictures import SIDE
 
 FACTS = {
     "capital": (
@@ -281,7 +282,7 @@ class PictureEpisodes:
         return Episode(question, items, answers, [gold] if answers and gold is not None else [])
 
     def render(self, episodes: Sequence[Episode], g: torch.Generator) -> Tensor:
-        """Pixels (n, 3, 64, 64) from -1 to 1: per episode the user's picture, then the items'.
+        """Pixels (n, 3, SIDE, SIDE) from -1 to 1: per episode the user's picture, then the items'.
 
         The user's is a fresh photograph; what is indexed is nearly clean.
         """
@@ -296,11 +297,11 @@ class PictureEpisodes:
         if kind == "thing":
             stored = torch.from_numpy(np.array(self.things.pixels[index]))
             picture = stored.permute(2, 0, 1)[None].float() / 255
-            return warp.crop_and_flip(picture, 64, g) if fresh else picture
+            return warp.crop_and_flip(picture, SIDE, g) if fresh else picture
         stored = torch.from_numpy(self.flags.pixels[index])
         flag = stored.permute(2, 0, 1)[None].float() / 255
         if not fresh:
-            return F.interpolate(flag, size=(64, 64), mode="bilinear", antialias=True)
+            return F.interpolate(flag, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         aspect = torch.tensor([float(self.flags.aspects[index])])
-        background = torch.rand(1, 3, 1, 1, generator=g).expand(-1, -1, 64, 64)
-        return warp.photograph(flag, aspect, background, 64, g)
+        background = torch.rand(1, 3, 1, 1, generator=g).expand(-1, -1, SIDE, SIDE)
+        return warp.photograph(flag, aspect, background, SIDE, g)

@@ -27,7 +27,7 @@ from rag_owl.model.nano.window import Piece, collate, lay_out, tokenise
 from rag_owl.model.train.nano import lean, passages, texts, warp
 from rag_owl.model.train.nano.eyes import embed, precision_at_5
 from rag_owl.model.train.nano.passages import Episode
-from rag_owl.model.train.nano.pictures import Flags, load, load_flags
+from rag_owl.model.train.nano.pictures import SIDE, Flags, load, load_flags
 from rag_owl.model.train.nano.reader import Material, load_eyes, windows_of, with_pictures
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement
 
@@ -146,8 +146,8 @@ def looking_calibration(eyes: Eyes, flags: Flags, data: Path, cache: Path) -> di
     aspects = torch.from_numpy(flags.aspects)
     views = []
     for _ in range(2):
-        ground = torch.rand(len(stored), 3, 1, 1, generator=g).expand(-1, -1, 64, 64)
-        photo = warp.photograph(stored, aspects, ground, 64, g)
+        ground = torch.rand(len(stored), 3, 1, 1, generator=g).expand(-1, -1, SIDE, SIDE)
+        photo = warp.photograph(stored, aspects, ground, SIDE, g)
         views.append(embed(eyes, (photo.permute(0, 2, 3, 1) * 255).byte().numpy()))
     tried: list[tuple[float, dict[str, float]]] = []
     for instance in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):

@@ -2,14 +2,16 @@
 
 Resumes from FOLDER/eyes.pt; a killed run loses at most `--save-every` seconds. The rate falls
 linearly to zero at `--steps`; resumed with another `--steps` it falls to zero there instead.
+`--start FOLDER` begins from the eyes of written weights, with other draws (`--seed`).
 
-Losses: classes of natural pictures (cosine softmax over proxies on the instance vector; half of
-the pictures hold a box of another one and are of both classes by area), flags
+Losses: classes of natural pictures (cosine softmax over proxies on the instance vector; most
+hold a box of another one and are of both classes by area), flags
 against all flags (proxies) and against each other under two warps (supervised contrastive,
 Khosla et al. 2020, eq. 2; invented flags as further instances), and the text vector against
 the MiniLM vectors of names and descriptions (softmax over all of them, as CLIP does in a batch).
 The last `--settle` of the steps sees pictures nearly whole and unmixed, as they are met later:
-hard crops show things larger than they will be (Touvron et al. 2019, "FixRes").
+hard crops show things larger than they will be (Touvron et al. 2019, "FixRes"). For the same
+reason, and because it costs less, smaller pictures come first (`--sides`).
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rag_owl.model.nano import weights
 from rag_owl.model.nano.eyes import Eyes, EyesConfig, normalise
 from rag_owl.model.train.nano import pictures, texts, warp
+from rag_owl.model.train.nano.pictures import SIDE
 
 NATURAL, REAL, INVENTED = 176, 16, 6  # per step; flags are seen in two views each
 
@@ -45,6 +49,16 @@ class Heads(nn.Module):
     def logits(self, vectors: Tensor, proxies: Tensor, scale: int) -> Tensor:
         return self.scale(scale) * vectors @ F.normalize(proxies, dim=-1).T
 
+    @torch.no_grad()
+    def begin(self, eyes: Eyes, data: Data) -> None:
+        """Proxies and temperatures of eyes that were trained before."""
+        self.classes.copy_(F.normalize(eyes.kinds.weight, dim=-1))
+        self.scales.fill_(math.log(30.0))
+        self.scales[0] = eyes.kinds.weight.norm(dim=-1).mean().log()
+        shown = F.interpolate(data.flag_pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        vectors = embed(eyes, (shown.permute(0, 2, 3, 1) * 255).byte().numpy())[0]
+        self.flags.zero_().index_add_(0, data.groups, vectors)
+
     def scale(self, which: int) -> Tensor:
         return self.scales[which].exp().clamp(max=60)
 
@@ -59,7 +73,8 @@ def contrastive(vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Te
 
 
 class Data:
-    def __init__(self, data: Path, cache: Path) -> None:
+    def __init__(self, data: Path, cache: Path, seed: int = 0) -> None:
+        self.seed = seed
         self.train = pictures.load(data, cache, "train")
         self.val = pictures.load(data, cache, "val")
         self.unseen = pictures.load(data, cache, "unseen")
@@ -73,12 +88,13 @@ class Data:
     def batch(self, step: int, side: int, settle: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> pixels (B, 3, side, side) from -1 to 1, shares of the classes (NATURAL, classes),
         flag ids, contrast labels."""
-        g = torch.Generator().manual_seed(step)
+        g = torch.Generator().manual_seed(self.seed * 1_000_000 + step)
         rows = torch.randint(len(self.train.labels), (NATURAL,), generator=g)
         stored = torch.from_numpy(self.train.pixels[np.sort(rows.numpy())])
         rows = rows.sort().values
         natural = stored.permute(0, 3, 1, 2).float() / 255
-        seen = warp.crop_and_flip(natural, side, g, least=0.65 if settle else 0.3)
+        least, turn = (0.65, 0.0) if settle else (0.3, 0.25)
+        seen = warp.crop_and_flip(natural, side, g, least, turn)
         other, own = torch.arange(NATURAL), torch.ones(NATURAL)
         if not settle:
             seen, other, own = warp.cut_mix(seen, g)
@@ -135,7 +151,7 @@ WEIGHTS = {"class": 1.0, "flag": 0.5, "contrast": 0.5, "name": 0.7, "description
 
 @torch.no_grad()
 def embed(model: Eyes, stored: Any) -> tuple[Tensor, ...]:
-    """uint8 (n, 64, 64, 3) -> instance (n, D1), text (n, D2), appearance (n, D3)."""
+    """uint8 (n, SIDE, SIDE, 3) -> instance (n, D1), text (n, D2), appearance (n, D3)."""
     learning = model.training
     model.eval()
     parts = []
@@ -150,7 +166,7 @@ def embed(model: Eyes, stored: Any) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def set_rest(model: Eyes, heads: Heads, stored: Any) -> None:
     """What is not learned step by step: the directions that hold most of what the heads are made
-    from, over training pictures uint8 (n, 64, 64, 3), and the proxies as the kinds of things."""
+    from, over training pictures (n, SIDE, SIDE, 3) in uint8, and the proxies as kinds of things."""
     learning = model.training
     model.eval()
     moments = torch.zeros(model.appearance.in_features, model.appearance.in_features)
@@ -189,10 +205,10 @@ def evaluate(model: Eyes, heads: Heads, data: Data) -> dict[str, float]:
     unseen_labels = torch.from_numpy(data.unseen.labels)
     g = torch.Generator().manual_seed(7)
     names = data.flag_pixels
-    small = F.interpolate(names, size=(64, 64), mode="bilinear", antialias=True)
+    small = F.interpolate(names, size=(SIDE, SIDE), mode="bilinear", antialias=True)
     clean = embed(model, (small.permute(0, 2, 3, 1) * 255).byte().numpy())[0]
-    noise = torch.rand(len(names), 3, 1, 1, generator=g).expand(-1, -1, 64, 64)
-    warped = warp.photograph(names, data.aspects, noise, 64, g)
+    noise = torch.rand(len(names), 3, 1, 1, generator=g).expand(-1, -1, SIDE, SIDE)
+    warped = warp.photograph(names, data.aspects, noise, SIDE, g)
     seen = embed(model, (warped.permute(0, 2, 3, 1) * 255).byte().numpy())[0]
     found = data.groups[(seen @ clean.T).argmax(1)]
     return {
@@ -217,17 +233,20 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
-    data = Data(args.data, args.out / "cache")
+    data = Data(args.data, args.out / "cache", args.seed)
     config = EyesConfig(kinds=len(data.train.names))
     model = Eyes(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     heads = Heads(model.config, len(data.train.names), int(data.groups.max()) + 1)
+    path, step = args.out / "eyes.pt", 0
+    if args.start and not path.exists():
+        model.load_state_dict(weights.load_eyes(args.start).state_dict())
+        heads.begin(model, data)
     learned = [p for m in (model, heads) for p in m.parameters() if p.requires_grad]
     decay, rest = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": decay, "weight_decay": 0.15}, {"params": rest, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
-    path, step = args.out / "eyes.pt", 0
     if path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
@@ -239,8 +258,7 @@ def train(args: argparse.Namespace) -> None:
     bar = tqdm(total=args.steps, initial=step, desc="eyes", mininterval=20)
     mean: dict[str, float] = {}
     while step < args.steps:
-        # smaller pictures first: half the cost while the large structure is learned
-        side = 48 if step < args.small * args.steps else 64
+        side = next((s for s, until in args.sides if step < until * args.steps), SIDE)
         rate = args.rate * min(1.0, (step + 1) / 200) * (1 - step / args.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -276,8 +294,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--small", type=float, default=0.6, help="share of steps at 48 pixels")
-    parser.add_argument("--settle", type=float, default=0.02, help="share of steps")
+    parser.add_argument(
+        "--sides",
+        type=lambda text: [(int(s), float(u)) for s, u in (p.split(":") for p in text.split(","))],
+        default=[(64, 0.45), (80, 0.9)],
+        help="sides in pixels, each with the share of steps at which it ends: 64:0.45,80:0.9",
+    )
+    parser.add_argument("--start", type=Path, help="a folder of written weights to begin from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settle", type=float, default=0.03, help="share of steps")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=float, default=120)
     parser.add_argument("--eval-every", type=float, default=240)

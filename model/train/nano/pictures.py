@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_owl.model.nano.eyes import to_pixels
+from rag_owl.model.nano.eyes import EyesConfig, to_pixels
 
+SIDE = EyesConfig().side
 FLAG_SIDE = 112  # stored larger than the eyes see: warps cut and turn it first
 
 UNSEEN_CALTECH = (
@@ -26,7 +27,7 @@ UNSEEN_CALTECH = (
 
 @dataclass(frozen=True)
 class Pictures:
-    pixels: NDArray[np.uint8]  # (n, 64, 64, 3), of train and unseen memory-mapped
+    pixels: NDArray[np.uint8]  # (n, SIDE, SIDE, 3), of train and unseen memory-mapped
     labels: NDArray[np.int64]  # (n,) index into names
     names: list[str]
 
@@ -62,7 +63,7 @@ def load(data: Path, cache: Path, part: str) -> Pictures:
     """`part`: train; held and val, two halves of tiny-imagenet's own validation pictures: what the
     reader and thresholds learn from, which the eyes never saw, and what is measured on; or unseen
     (the Caltech classes kept apart)."""
-    stem = cache / f"pictures-{'val' if part == 'held' else part}"
+    stem = cache / f"pictures-{'val' if part == 'held' else part}-{SIDE}"
     if not stem.with_suffix(".json").exists():
         vision = data / "vision"
         caltech = _rows(vision / "caltech-train-00.parquet")
@@ -74,7 +75,7 @@ def load(data: Path, cache: Path, part: str) -> Pictures:
         else:
             rows = [(d, n) for d, n in caltech if n in UNSEEN_CALTECH]
         cache.mkdir(parents=True, exist_ok=True)
-        np.save(stem.with_suffix(".npy"), _decode(rows, 64))
+        np.save(stem.with_suffix(".npy"), _decode(rows, SIDE))
         stem.with_suffix(".json").write_text(json.dumps([n for _, n in rows]))
     row_names = json.loads(stem.with_suffix(".json").read_text())
     names = sorted(set(row_names))

@@ -6,6 +6,10 @@ Everything but the word embeddings learns. Losses: the pointer (the log-probabil
 where the answer stands, position 0 where there is none), the items that support an answer, and
 the support of statements.
 
+After the eyes were trained further, `--start FOLDER --sight-only --kinds look` begins from the
+reader of written weights and trains nothing but what pictures enter by: texts are read as before,
+to the bit.
+
 Two processes of one thread each, where the machine is shared:
 python -m torch.distributed.run --nproc-per-node 2 -m rag_owl.model.train.nano.reader …
 """
@@ -26,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rag_owl.model.nano import minilm
+from rag_owl.model.nano import minilm, weights
 from rag_owl.model.nano.eyes import Eyes, EyesConfig
 from rag_owl.model.nano.likeness import APPEARANCE, UNLIKE, similarities
 from rag_owl.model.nano.reader import Reader, Rows, Sight
@@ -38,6 +42,7 @@ from rag_owl.model.train.nano.eyes import save
 from rag_owl.model.train.nano.passages import PASSAGE_TOKENS, Episode
 
 LONG_TOKENS = 200
+SIGHT = ("patch_in.", "pooled_in.", "similarity_in.", "visual_kv.", "gate.", "lean.")
 KINDS = ("read", "look", "support", "read", "look", "read", "support", "read")
 
 
@@ -286,8 +291,13 @@ def train(args: argparse.Namespace) -> None:
     reader = Reader()
     reader.load_minilm(minilm.weights())
     reader.words.requires_grad_(False)
-    optimizer = torch.optim.AdamW(groups_of(reader), betas=(0.9, 0.98), eps=1e-6)
     path, step = args.out / "reader.pt", 0
+    if args.start and not path.exists():
+        reader.load_state_dict(weights.load_reader(args.start).state_dict())
+    if args.sight_only:
+        for name, parameter in reader.named_parameters():
+            parameter.requires_grad_(any(part in name for part in SIGHT))
+    optimizer = torch.optim.AdamW(groups_of(reader), betas=(0.9, 0.98), eps=1e-6)
     if path.exists():
         state = torch.load(path, weights_only=True)
         reader.load_state_dict(state["model"])
@@ -343,6 +353,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a folder of written weights to begin from")
+    parser.add_argument("--sight-only", action="store_true", help="texts are read as before")
     parser.add_argument("--text-only", action="store_true", help="before the eyes are trained")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, help="instead of --steps: rate to zero by then")

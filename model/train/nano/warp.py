@@ -79,14 +79,14 @@ def spoil(x: Tensor, g: torch.Generator, hard: Tensor) -> Tensor:
     return (x + noise * h).clamp(0, 1)
 
 
-def cut_mix(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Half of the pictures (B, 3, S, S) get a box of another one (CutMix, Yun et al. 2019).
+def cut_mix(x: Tensor, g: torch.Generator, mixed: float = 0.8) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the pictures (B, 3, S, S) a share get a box of another one (CutMix, Yun et al. 2019).
 
     -> pictures, the row (B,) that each one's box is of, and the share (B,) that is its own.
     """
     n, side = len(x), x.shape[-1]
     other = torch.randperm(n, generator=g)
-    width = torch.rand(n, generator=g).sqrt() * (torch.rand(n, generator=g) < 0.5)
+    width = torch.rand(n, generator=g).sqrt() * (torch.rand(n, generator=g) < mixed)
     centre = torch.rand(2, n, generator=g)
     place = (torch.arange(side) + 0.5) / side
     near = (place[None, None] - centre[..., None]).abs() < width[None, :, None] / 2  # (2, B, S)
@@ -95,9 +95,12 @@ def cut_mix(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(box[:, None], x[other], x), other, own
 
 
-def crop_and_flip(x: Tensor, side: int, g: torch.Generator, least: float = 0.3) -> Tensor:
+def crop_and_flip(
+    x: Tensor, side: int, g: torch.Generator, least: float = 0.3, turn: float = 0.0
+) -> Tensor:
     """Natural pictures (B, 3, S, S): a random crop of `least` to 1 of the area, mirrored, light
-    jitter."""
+    jitter. With `turn`, up to which angle they are turned (radians), also slanted and with colours
+    from none to strong."""
     n = len(x)
     area = _uniform(n, least, 1.0, g)
     ratio = torch.exp(_uniform(n, -0.25, 0.25, g))
@@ -106,12 +109,21 @@ def crop_and_flip(x: Tensor, side: int, g: torch.Generator, least: float = 0.3) 
     flip = (torch.rand(n, generator=g) < 0.5).float() * 2 - 1
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = w * flip, h
+    if turn:
+        angle, slant = _uniform(n, -turn, turn, g), _uniform(n, -turn, turn, g)
+        cos, sin = angle.cos(), angle.sin()
+        turned = torch.stack([cos, slant * cos - sin, sin, slant * sin + cos], 1).view(n, 2, 2)
+        theta[:, :, :2] = turned @ theta[:, :, :2]
     theta[:, 0, 2] = _uniform(n, -1, 1, g) * (1 - w)
     theta[:, 1, 2] = _uniform(n, -1, 1, g) * (1 - h)
     grid = F.affine_grid(theta, [n, 3, side, side], align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False, padding_mode="reflection")
     gain = torch.exp(_uniform(3 * n, -0.08, 0.08, g).view(n, 3, 1, 1))
     level = torch.exp(_uniform(n, -0.25, 0.25, g)).view(n, 1, 1, 1)
+    if turn:
+        grey = x.mean(1, keepdim=True)
+        saturation = _uniform(n, -0.15, 1.4, g).clamp(min=0).view(n, 1, 1, 1)
+        x = grey + (x - grey) * saturation
     return (x * gain * level).clamp(0, 1)
 
 
