@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from benchmarks.quality.choosing import met
 from benchmarks.quality.nano_reading import Case, cases, context
 from benchmarks.quality.scores import f1, roc_area
-from rag_owl.model.nano.answerer import NanoAnswerer
+from rag_owl.model.nano import minilm
+from rag_owl.model.nano.answerer import NanoAnswerer, words_of
+from rag_owl.model.nano.pointing import Span
 from rag_owl.model.nano.signals import held
 from rag_owl.model.train.nano.export import logistic
 from rag_owl.model.train.nano.tables import load_tables
@@ -61,21 +63,22 @@ def read(model: NanoAnswerer, asked: list[Case]) -> tuple[Floats, Floats, Floats
 
 
 def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
-    """Over articles and tables kept apart: how much the question's terms in an item count beside
-    the score of its best span (the right item's among all; see `pointing.spans`), the slope and
-    offset from the best of both to the probability that the sources hold the answer, and the
-    threshold that keeps `KEPT` of the articles' answerable questions."""
+    """Over articles and tables kept apart: how much the question's terms in an item, and how
+    alike question and text are, count beside the score of its best span (the right item's among
+    all; see `pointing.spans`), the slope and offset from the best of these to the probability that
+    the sources hold the answer, and the threshold that keeps `KEPT` of the articles' answerable
+    questions."""
     from rag_owl.blobs import FolderBlobs
 
     asked = _contexts(data, count)
     with tempfile.TemporaryDirectory() as scratch:
         model = NanoAnswerer.load(FolderBlobs(Path(scratch)), folder)
-    model.calibrate(plain_item=0.0, plain_terms=0.0)
-    signs: list[Floats] = []  # per context: (items, 2)
+    model.calibrate(plain_item=0.0, plain_terms=0.0, plain_alike=0.0)
+    signs: list[Floats] = []  # per context: (items, 3)
     golds: list[NDArray[np.bool_]] = []
     for _, shown, gold in asked:
         found = model.point(shown, [], [None] * len(shown.sources))
-        signs.append(np.array([[s.score, _held(shown, s.item)] for s in found]))
+        signs.append(signs_of(shown, found))
         golds.append(np.array([gold[s.item] for s in found]))
     return fit([kind for kind, _, _ in asked], signs, golds)
 
@@ -83,12 +86,19 @@ def calibrate(data: Path, folder: Path, count: int) -> dict[str, Any]:
 def fit(
     each_kind: Sequence[str], signs: Sequence[Floats], golds: Sequence[NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """Per context: its kind, (items, 2) the best span's score and the share of the question's terms
-    that the item holds, and which items hold the answer -> what `calibrate` writes."""
+    """Per context its kind, `signs_of`, and which items hold the answer -> what `calibrate` writes.
+
+    The weights are those that best tell an item with the answer from one without in one context
+    (logistic regression on differences, Bradley and Terry 1952); the probability is that of the
+    best item's sum, of which nothing is taken for likeness where it is the most alike.
+    """
     from benchmarks.quality.calibrate import reliability, sigmoid
 
     kinds = np.array(each_kind)
-    weights, _ = logistic(np.concatenate(signs), np.concatenate(golds))
+    pairs = np.concatenate(
+        [x[g][:1] - x[~g] for x, g in zip(signs, golds, strict=True) if g.any() and not g.all()]
+    )
+    weights, _ = logistic(np.concatenate([pairs, -pairs]), np.repeat([True, False], len(pairs)))
     weights = weights / weights[0]
     best = np.array([float((x @ weights).max()) for x in signs])
     holds = np.array([bool(g.any()) for g in golds])
@@ -103,6 +113,7 @@ def fit(
         measured[f"roc_area_{kind}"] = area
     return {
         "plain_terms": float(weights[1]),
+        "plain_alike": float(weights[2]),
         "plain_slope": float(slope[0]),
         "plain_offset": offset,
         "plain_threshold": float(np.quantile(likely[holds & (kinds != "tables")], 1 - KEPT)),
@@ -125,9 +136,15 @@ def _contexts(data: Path, count: int) -> list[tuple[str, Context, Sequence[bool]
     return out
 
 
-def _held(shown: Context, source: int) -> float:
-    item = shown.sources[source].item
-    return held(shown.question.text, item.text or "", f"{item.title} {item.heading}")
+def signs_of(shown: Context, found: Sequence[Span]) -> Floats:
+    """(items, 3): the best span's score, the share of the question's terms that the item holds, and
+    by how much (<= 0) question and text are less alike than with the most alike of them."""
+    items = [shown.sources[span.item].item for span in found]
+    asked = shown.question.text
+    terms = [held(asked, i.text or "", f"{i.title} {i.heading}") for i in items]
+    question, *texts = minilm.sentence_vectors([asked, *(words_of(i) for i in items)])
+    alike = np.array(texts) @ question
+    return np.stack([[s.score for s in found], terms, alike - alike.max()], axis=1)
 
 
 def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows
 from rag_owl.model.nano.signals import held
 from rag_owl.model.nano.window import Window, collate, pack, tokenise
 from rag_owl.ports import BlobStore, Grounding
-from rag_owl.types import Box, Context, Draft
+from rag_owl.types import Box, Context, Draft, Item
 
 ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 # What it is: not a fact about it, as in "What is the anthem of this country?".
@@ -39,6 +39,7 @@ _LIST = re.compile(
 # Tokens of a window that several texts share. Of many that stand side by side the reader takes the
 # right one less often than of few, and points less exactly: `benchmarks.quality.choosing`.
 _TOGETHER = 224
+_NEAR = 12.0  # a lead in score that no likeness of the question and a text outweighs
 _LIST_MARGIN = 2.0  # a further item of a list scores at most this much below the best
 
 
@@ -59,7 +60,7 @@ class NanoAnswerer:
         self._reader = reader
         self._tokenizer = minilm.tokenizer()
         optional = {f"{k}_{w}": 0.0 for k in ("plain", "pictured") for w in ("item", "terms")}
-        self._calibration = optional | calibration
+        self._calibration = optional | {"plain_alike": 0.0} | calibration
         self._looker = Looker(eyes, blobs, self._calibration, alike)
         self._heatmaps = Heatmaps(reader, self._looker)
         self._lock = threading.RLock()  # what was seen, and what layers keep for a heatmap
@@ -135,9 +136,11 @@ class NanoAnswerer:
         """The best span; of a question in words that asks for several things, the near ones too."""
         if context.question.pictures or not _LIST.match(context.question.text.strip()):
             return [found[0]]
-        near = found[0].score - _LIST_MARGIN
+        alone = [s.score + s.behind for s in found]  # several may be right: not one above others
         return [found[0]] + [
-            s for s in found[1:] if s.score >= near and self.answerable(s.score) >= self.threshold
+            span
+            for span, score in zip(found[1:], alone[1:], strict=True)
+            if score >= alone[0] - _LIST_MARGIN and self.answerable(score) >= self.threshold
         ]
 
     def answerable(self, score: float, pictured: bool = False) -> float:
@@ -172,8 +175,9 @@ class NanoAnswerer:
         """The best span of every source that has text, best first.
 
         Beside the span's score (see `pointing.spans`), the share of the question's terms that the
-        source holds counts, as weighed by `benchmarks.quality.abstention`; with a picture, more or
-        less of the item's own logit as well, as weighed by `export`.
+        source holds counts, and of near ones how alike question and text are (`_by_likeness`), as
+        weighed by `benchmarks.quality.abstention`; with a picture, more or less of the item's own
+        logit instead, as weighed by `export`.
         looks: filled with what each source's pieces paid to pictures, where the user shows one.
         """
         watch = looks is not None and bool(user)
@@ -196,7 +200,26 @@ class NanoAnswerer:
                 score += terms_weight * held(context.question.text, text, head)
             start, end = whole(text, span.start, span.end)
             found[index] = replace(span, start=start, end=end, score=score)
+        if not user:
+            self._by_likeness(context, found)
         return sorted(found.values(), key=lambda s: -s.score)
+
+    def _by_likeness(self, context: Context, found: dict[int, Span]) -> None:
+        """Of spans that score nearly as well as the best, take from those whose texts are less like
+        the question than another one's: the reader and the text embedder rarely err together."""
+        weight = self._calibration["plain_alike"]
+        least = max((s.score for s in found.values()), default=0.0) - _NEAR
+        near = [index for index, span in found.items() if span.score >= least]
+        if not weight or len(near) < 2:
+            return
+        texts = [words_of(context.sources[index].item) for index in near]
+        question, *vectors = minilm.sentence_vectors([context.question.text, *texts])
+        alike = np.array(vectors) @ question
+        for index, more in zip(near, weight * (alike.max() - alike), strict=True):
+            span, behind = found[index], float(more)
+            found[index] = replace(
+                span, score=span.score - behind, mass=span.mass - behind, behind=behind
+            )
 
     def _read(
         self,
@@ -338,3 +361,8 @@ class NanoAnswerer:
     @property
     def reader_config(self) -> ReaderConfig:
         return self._reader.config
+
+
+def words_of(item: Item) -> str:
+    """What is compared with a question: a passage may name what it is about in its head alone."""
+    return f"{item.heading or item.title}\n{item.text or ''}"

@@ -25,6 +25,7 @@ class Span:
     score: float  # log-odds like: pointer against "no answer here", plus the item's own logit
     item_logit: float
     mass: float = 0.0  # logarithm of the sum of all the item's spans, each as its score
+    behind: float = 0.0  # taken from both, because another text is more like the question
 
 
 def pairs(start: Tensor, end: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.model.nano import NanoAnswerer, NanoPictureEmbedder
+from rag_owl.model.nano.pointing import Span
 from rag_owl.sample.facts import COUNTRIES
 from rag_owl.sample.flags import FLAGS
 from rag_owl.sample.text import describe
@@ -72,6 +73,42 @@ def test_it_points_at_the_answer_and_states_its_ground(model):
 def test_the_pointed_words_keep_their_case_and_accents(model):
     spans = model.point(ask("Who finished the écluse number 9?", RIVER), [], [None])
     assert "Ivan Petrov" in RIVER[spans[0].start : spans[0].end]
+
+
+def test_of_near_places_the_text_that_is_more_like_the_question_wins(blobs):
+    model = NanoAnswerer.load(blobs)
+    twins = [
+        "The town hall of Aldbury was finished in 1861. Its clock came later.",
+        "The railway station of Aldbury was finished in 1874. Its clock came later.",
+    ]
+    asked = ask("When was the station for trains in Aldbury finished?", *twins)
+    model.calibrate(plain_alike=0.0)
+    plain = {s.item: s for s in model.point(asked, [], [None] * 2)}
+    assert all(s.behind == 0 for s in plain.values())
+    model.calibrate(plain_alike=1000.0)
+    best, other = model.point(asked, [], [None] * 2)
+    assert best.item == 1
+    assert (best.behind, best.score) == (0.0, plain[1].score)
+    assert other.behind > 0
+    assert other.score == pytest.approx(plain[0].score - other.behind)
+    assert other.mass == pytest.approx(plain[0].mass - other.behind)
+
+
+def test_what_is_far_behind_is_not_compared(model):
+    found = model.point(ask("How long is the Amur?", RIVER, FISH), [], [None] * 2)
+    assert found[0].score - found[1].score > 12
+    assert all(s.behind == 0 for s in found)
+
+
+def test_of_a_list_nothing_is_left_out_for_being_less_like_the_question(model):
+    asked = ask("Which countries have a llama on the coat of arms?", RIVER, BRIDGE, FISH)
+    alike, less, weak = (
+        Span(i, 0, 4, score, 0.0, behind=behind)
+        for i, (score, behind) in enumerate([(19.0, 0.0), (-2.0, 20.0), (-9.0, 20.0)])
+    )
+    assert model._chosen(asked, [alike, less, weak]) == [alike, less]
+    one = ask("How long is the Amur?", RIVER, BRIDGE, FISH)
+    assert model._chosen(one, [alike, less, weak]) == [alike]
 
 
 def test_it_abstains_where_nothing_answers(model):
