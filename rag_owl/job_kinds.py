@@ -12,7 +12,7 @@ To add a kind: write a function `(owl, claim, stopping) -> bool` and put it into
   An activation without it can be made by a worker that was suspended and lost its job;
 - counts with `found`, `done` and `failed` (ingest: `added`, `updated`, `unchanged`, `skipped`) what
   it was given, has done, and could not do; `store.claims.add_skipped` says why;
-- raises a `RagOwlError` to fail: its message is what the user reads.
+- raises a `SystemError` to fail: its message is what the user reads.
 
 A job is begun with `store.jobs.create(session, collection_key, kind, parameters)` and
 `owl.work_soon()`; parameters are plain JSON, of which the same ask for the same job.
@@ -36,7 +36,7 @@ from rag_owl.store.claims import Claim
 from rag_owl.types import Skipped
 
 if TYPE_CHECKING:
-    from rag_owl.client import RagOwl
+    from rag_owl.system import System
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ LANES: tuple[Lane, ...] = ("ingest", "upkeep", "delete", "backup")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    run: Callable[[RagOwl, Claim, Callable[[], bool]], bool]
+    run: Callable[[System, Claim, Callable[[], bool]], bool]
     lane: Lane
 
 
-def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def ingest(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Read files into a collection. parameters: `paths`, or those of `uploads.parameters`."""
     from rag_owl import holds, uploads
     from rag_owl.indexer.pipeline import Ingest
@@ -73,7 +73,7 @@ def ingest(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return finished
 
 
-def reindex(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def reindex(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Other vectors for a collection. parameters: as `rag_owl.reindexing` makes them."""
     from rag_owl.indexer.reindex import Reindex, Reindexing
 
@@ -88,29 +88,30 @@ def reindex(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
     return Reindex(parts, claim, stopping).run()
 
 
-def merge(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def merge(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Few large segments instead of many small ones, without the dead. Counts generations."""
     from rag_owl.indexer import upkeep
 
     return upkeep.merge(owl.engine, owl.segments, claim, stopping)
 
 
-def verify(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def verify(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Compare every stored byte with its checksum. Counts files; `skipped` names damaged ones."""
     from rag_owl.indexer import upkeep
 
     return upkeep.verify(owl.engine, owl.segments, owl.blobs, claim, stopping)
 
 
-def delete(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def delete(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """What a deletion leaves, or (`expire`) what is too old. parameters: of `rag_owl.retention`."""
     from rag_owl import operations, retention
 
     return retention.work(operations.cleaner(owl), claim, stopping)
 
 
-def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
+def backup(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Everything into one file of the folder `backup_folder`, named by the job. Counts files."""
+    from rag_owl import operations
     from rag_owl.backup import Stopped
     from rag_owl.errors import InvalidInput
 
@@ -134,7 +135,7 @@ def backup(owl: RagOwl, claim: Claim, stopping: Callable[[], bool]) -> bool:
         return stop or stopping()
 
     try:
-        report = owl.backup(target, watch)
+        report = operations.backup(owl, target, watch)
     except Stopped:
         return False
     with db.writing(owl.engine) as session:

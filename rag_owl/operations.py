@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -18,20 +17,18 @@ from rag_owl.backup import BackupReport, Watch, write_backup
 from rag_owl.indexer import merge
 from rag_owl.indexer.loaders.apart_pool import sweep
 from rag_owl.indexer.repair import rebuild_damaged
+from rag_owl.ports import BlobStore
 from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
 from rag_owl.schema import check_store_is_free, mark_files
 from rag_owl.settings import Settings
 from rag_owl.storage import Storage
 from rag_owl.store import blob_uses, collections
-
-if TYPE_CHECKING:
-    from rag_owl.client import RagOwl
-    from rag_owl.ports import BlobStore
+from rag_owl.system import System
 
 _ORPHAN_SECONDS = 3_600.0
 
 
-def backup(owl: RagOwl, file: Path, watch: Watch) -> BackupReport:
+def backup(owl: System, file: Path, watch: Watch) -> BackupReport:
     from rag_owl.indexer.vectors import export_vectors
 
     return write_backup(
@@ -71,7 +68,7 @@ def restore(chosen: Settings, file: Path, with_keys: bool) -> RestoreReport:
     )
 
 
-def cleaner(owl: RagOwl) -> retention.Cleaner:
+def cleaner(owl: System) -> retention.Cleaner:
     """What a `delete` job works with."""
     from rag_owl.model.owl3.feature_objects import FeatureObjects
 
@@ -96,25 +93,21 @@ def cleaner(owl: RagOwl) -> retention.Cleaner:
     )
 
 
-def repair(owl: RagOwl) -> int:
+def repair(owl: System) -> int:
     with job_runner.exclusively(owl.folder, 10, owl.engine):
-        return sum(_repair(owl, info.name) for info in owl.collections())
+        with db.reading(owl.engine) as session:
+            keys = [
+                collections.get(session, info.name).key for info in collections.list_all(session)
+            ]
+        return sum(
+            rebuild_damaged(
+                owl.engine, owl.segments, owl.blobs, owl.limits, owl.models.embedders_of, key
+            )
+            for key in keys
+        )
 
 
-def _repair(owl: RagOwl, collection: str) -> int:
-    with db.reading(owl.engine) as session:
-        key = collections.get(session, collection).key
-    return rebuild_damaged(
-        owl.engine,
-        owl.segments,
-        owl.blobs,
-        owl.limits,
-        owl.models.embedders_of,
-        key,
-    )
-
-
-def repair_files(owl: RagOwl) -> tuple[set[str], dict[str, str]]:
+def repair_files(owl: System) -> tuple[set[str], dict[str, str]]:
     from rag_owl.indexer import rebuild
 
     lost = rebuild.find_lost(owl.engine, owl.blobs)
@@ -129,7 +122,7 @@ def repair_files(owl: RagOwl) -> tuple[set[str], dict[str, str]]:
     return again, stay
 
 
-def remove_orphans(owl: RagOwl) -> int:
+def remove_orphans(owl: System) -> int:
     with (
         job_runner.exclusively(owl.folder, 10, owl.engine),
         holds.keeping_files(owl.engine, seconds=10),

@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from rag_owl import client, db
+from rag_owl import db, system
 from rag_owl.indexer.loaders.apart_pool import Pool
 from tests import databases, decoders
 
@@ -82,22 +82,22 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture(scope="session", autouse=True)
 def _quick_schema() -> Iterator[None]:
     """In this process an empty SQLite database gets a copy of what migrating made of another."""
-    client.prepare_schema = databases.prepare_schema
+    system.prepare_schema = databases.prepare_schema
     yield
-    client.prepare_schema = databases.migrate
+    system.prepare_schema = databases.migrate
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_decoders() -> Iterator[None]:
-    client.Pool = decoders.SharingPool  # type: ignore[misc]
+    system.Pool = decoders.SharingPool  # type: ignore[misc]
     yield
-    client.Pool = Pool  # type: ignore[misc]
+    system.Pool = Pool  # type: ignore[misc]
 
 
 @pytest.fixture
 def own_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders start and end their decoders themselves, as they do outside of tests."""
-    monkeypatch.setattr(client, "Pool", Pool)
+    monkeypatch.setattr(system, "Pool", Pool)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SIBLINGS = ("indexer", "model", "api", "migrations")
-COMPOSERS = {"asked_media", "client", "job_kinds", "jobs", "models", "operations", "storage"}
+COMPOSERS = {"asked_media", "job_kinds", "models", "operations", "storage", "system"}
 
 
 def sources() -> list[tuple[str, Path]]:
