@@ -19,9 +19,9 @@ from PIL.Image import Image
 from rag_owl import db, media
 from rag_owl.errors import CorruptData, NotFound, UnreadableMedia
 from rag_owl.indexer.batch import text_of, write_vectors
-from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.segment import Segment
+from rag_owl.indexer.workshop import Workshop
 from rag_owl.store import claims, collections, generations, items, segments
 from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation

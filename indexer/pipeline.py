@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL.Image import Image
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from rag_owl import db, paths, uploads
-from rag_owl.errors import BlobsGone, ModelNotFound, UnreadableMedia
+from rag_owl.errors import BlobsGone, UnreadableMedia
 from rag_owl.indexer.batch import Batch, Entry, GenerationSwitched, commit, embedding_input
-from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, scan
+from rag_owl.indexer.inputs import find_inputs
+from rag_owl.indexer.loaders import Input, Loaded, SkippedRow
 from rag_owl.indexer.loaders.apart import read_apart
-from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.merge import merge_segments_of, remove_retired
-from rag_owl.indexer.queries import Embedders
-from rag_owl.indexer.segment_store import SegmentStore
-from rag_owl.indexer.split import SPLITTER_VERSION, ItemDraft, split
-from rag_owl.media import Limits
-from rag_owl.ports import BlobStore
+from rag_owl.indexer.split import ItemDraft, split
+from rag_owl.indexer.workshop import Workshop
 from rag_owl.settings import Quota
-from rag_owl.store import (
-    claims,
-    collections,
-    condemned,
-    generations,
-    job_inputs,
-    jobs,
-    quotas,
-    revisions,
-)
+from rag_owl.store import condemned, generations, job_inputs, jobs, quotas, revisions
 from rag_owl.store.claims import Claim
-from rag_owl.store.collections import Generation
 from rag_owl.store.items import NewItem
 from rag_owl.store.job_inputs import JobInput
 from rag_owl.store.revisions import NewDocument
@@ -49,24 +34,6 @@ _LONGEST_BATCH = 10.0  # seconds
 _MOST_ENTRIES = 2_000  # documents of a batch, also those that need no work
 _PICTURES_AT_ONCE = 32  # decoded pictures in memory
 _LONGEST_WAIT = 60.0  # seconds for a reindex that is about to end
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What every ingest job needs."""
-
-    engine: Engine
-    segments: SegmentStore
-    blobs: BlobStore
-    limits: Limits
-    batch_size: int  # texts embedded at once
-    decoders: Pool
-    embedders: Callable[[Generation | None], tuple[Embedders, Generation]]
-    """The embedders of a generation; without one, those for new collections and what they are."""
-    leave_out: Sequence[Path] = ()  # folders that are never ingested: our own
-    quota_of: Callable[[str], Quota] = lambda _: Quota()
-    remember_picture: Callable[[str], object] | None = None
-    """Has the answering model look at a stored picture now, so that no question waits for it."""
 
 
 class Ingest:
@@ -96,14 +63,14 @@ class Ingest:
 
     def _run(self) -> bool:
         remove_retired(self._shop.engine, self._shop.segments)
-        if not self._claim.scanned and not self._scan():
+        if not self._claim.scanned and not find_inputs(self._shop, self._claim, self._stopping):
             return False
         if self._claim.interrupted:
             with db.writing(self._shop.engine) as session:
                 # As many as one batch may hold: the one that ended the process is among them.
                 self._suspects = _MOST_ENTRIES if job_inputs.suspect(session, self._claim) else 0
         while True:
-            self._open_generation()
+            self._generation, self._embedders = self._shop.open_generation(self._claim)
             try:
                 finished = self._work()
                 break
@@ -117,34 +84,6 @@ class Ingest:
             merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
         return finished
 
-    def _open_generation(self) -> None:
-        """The live one and its embedders; the first is made as the settings say."""
-        key = self._claim.collection_key
-        while True:
-            with db.reading(self._shop.engine) as session:
-                generation = collections.live_generation(session, key)
-            try:
-                self._embedders, wanted = self._shop.embedders(generation)
-            except ModelNotFound as error:
-                if generation is None:
-                    raise
-                name = self._claim.collection
-                raise ModelNotFound(
-                    f"nothing can be added to {name}: {error}; `rag-owl reindex {name}` makes its "
-                    "vectors anew"
-                ) from error
-            if generation is None:
-                with db.writing(self._shop.engine) as session:
-                    generation = generations.create_first(
-                        session, key, replace(wanted, splitter=SPLITTER_VERSION)
-                    )
-                if generation.text_embedder != wanted.text_embedder or (
-                    generation.picture_embedder != wanted.picture_embedder
-                ):
-                    continue  # another process was faster, with other settings
-            self._generation = generation
-            return
-
     def _work(self) -> bool:
         while True:
             with db.reading(self._shop.engine) as session:
@@ -156,51 +95,6 @@ class Ingest:
                     return False
             if not self._flush():
                 return False
-        return True
-
-    def _scan(self) -> bool:
-        """Find what is to be read; False when the job is to stop."""
-        with db.writing(self._shop.engine) as session:
-            claims.restart_scan(session, self._claim)
-        found: list[JobInput] = []
-        skipped: list[Skipped] = []
-        position = 0
-
-        def store() -> None:
-            with db.writing(self._shop.engine) as session:
-                job_inputs.add(session, self._claim, found)
-                claims.add_skipped(session, self._claim, skipped)
-                claims.advance(
-                    session,
-                    self._claim,
-                    found=len(found) + len(skipped),
-                    skipped=len(skipped),
-                )
-            found.clear()
-            skipped.clear()
-
-        given = [paths.load(path) for path in self._claim.parameters["paths"]]
-        follow = self._claim.parameters.get("follow_links", False)
-        for each in scan(given, follow_links=follow, leave_out=self._shop.leave_out):
-            if self._stopping():
-                return False
-            if isinstance(each, Skipped):
-                skipped.append(each)
-            else:
-                path = paths.dump(each.path.resolve())
-                companion = paths.dump(each.companion) if each.companion else None
-                origin = uploads.origin_of(self._claim.parameters, each.name)
-                found.append(
-                    JobInput(
-                        position, each.name, path, companion, each.companion_name, origin=origin
-                    )
-                )
-                position += 1
-            if len(found) + len(skipped) >= 1_000:
-                store()
-        store()
-        with db.writing(self._shop.engine) as session:
-            claims.mark_scanned(session, self._claim)
         return True
 
     def _read_alone(self, source: JobInput) -> bool:

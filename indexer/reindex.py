@@ -22,9 +22,9 @@ from rag_owl.errors import Conflict, RagOwlError
 from rag_owl.indexer.compare import MOST_QUESTIONS, Comparison, Retrieve, compare, questions_of
 from rag_owl.indexer.fill import GivenUp, Lack, fill, lack_of
 from rag_owl.indexer.merge import merge_segments_of, remove_retired
-from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.queries import Embedders
 from rag_owl.indexer.split import SPLITTER_VERSION
+from rag_owl.indexer.workshop import Workshop
 from rag_owl.store import asked, claims, collections, generations, items, jobs, segments
 from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation

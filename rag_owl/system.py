@@ -19,8 +19,8 @@ from rag_owl.asked_media import Intake
 from rag_owl.errors import DataFolderError, InvalidInput, RagOwlError
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.merge import remove_orphans
-from rag_owl.indexer.pipeline import Workshop
 from rag_owl.indexer.search import HybridRetriever
+from rag_owl.indexer.workshop import Workshop
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.remote_blobs import RemoteBlobs
