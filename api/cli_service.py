@@ -76,10 +76,10 @@ def migrate(
     An SQLite database is copied first. Opening a data folder does the same; on several machines
     one alone should.
     """
-    from rag_owl import db
     from rag_owl.client import RagOwl
+    from rag_owl.rows import SCHEMA
 
-    before, now = _schema_before(data, wait), db.SCHEMA
+    before, now = _schema_before(data, wait), SCHEMA
     with RagOwl.open(data, work_jobs=False) as owl:
         if owl.engine.dialect.name == "postgresql":
             from rag_owl.job_queue import prepare_queue

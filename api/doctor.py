@@ -15,6 +15,7 @@ from rag_owl.client import RagOwl
 from rag_owl.errors import RagOwlError
 from rag_owl.indexer.embed import load_text_embedder
 from rag_owl.ports import PictureEmbedder
+from rag_owl.rows import SCHEMA
 from rag_owl.store import collections, segments
 from rag_owl.store.segments import SegmentInfo
 
@@ -113,7 +114,7 @@ def _database(owl: RagOwl) -> str:
         infos = collections.list_all(session)
     documents = sum(info.documents for info in infos)
     where = owl.engine.url.render_as_string(hide_password=True)
-    return f"{where}, schema {db.SCHEMA}, {len(infos)} collections, {documents} documents"
+    return f"{where}, schema {SCHEMA}, {len(infos)} collections, {documents} documents"
 
 
 def _segments(owl: RagOwl, deep: bool) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ from sqlalchemy import Engine, select
 
 from rag_owl import db
 from rag_owl.blobs import FolderBlobs
-from rag_owl.db import AnswerRow, CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import RagOwlError
 from rag_owl.indexer.loaders import Input, Loaded
 from rag_owl.indexer.loaders.apart import read_apart
@@ -19,6 +18,7 @@ from rag_owl.indexer.loaders.apart_pool import Pool
 from rag_owl.indexer.split import split
 from rag_owl.media import Limits
 from rag_owl.remote_blobs import RemoteBlobs
+from rag_owl.rows import AnswerRow, CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.store import blob_uses, condemned
 
 Blobs: TypeAlias = FolderBlobs | RemoteBlobs

@@ -1,1 +1,1 @@
-"""The schema's history (Alembic), for SQLite and PostgreSQL. Imports only `rag_owl.db`."""
+"""The schema's history (Alembic), for SQLite and PostgreSQL. Imports only `rag_owl.rows`."""

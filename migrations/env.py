@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from rag_owl.db import Base
+from rag_owl.rows import Base
 
 # What the words channel creates beside the mapped tables; see versions/0001.
 _LEXICAL = ("item_words",)

@@ -27,6 +27,7 @@ from rag_owl.archive import FORMAT, PRODUCT, Writer
 from rag_owl.blobs import sync_folder
 from rag_owl.errors import Conflict, DataFolderError, RagOwlError
 from rag_owl.ports import BlobStore
+from rag_owl.rows import SCHEMA
 from rag_owl.store import blob_uses, jobs, tables
 
 _LOOK_EVERY = 0.5  # seconds
@@ -185,7 +186,7 @@ class _Backup:
                         "product": PRODUCT,
                         "format": FORMAT,
                         "version": __version__,
-                        "schema": db.SCHEMA,
+                        "schema": SCHEMA,
                         "created_at": time.time(),
                         "sequences": tables.sequences(connection),
                     },

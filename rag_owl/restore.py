@@ -28,7 +28,10 @@ from rag_owl import db, paths, schema, uploads
 from rag_owl.archive import FORMAT, PRODUCT, Member, Reader
 from rag_owl.backup import Keys
 from rag_owl.blobs import sync_folder
-from rag_owl.db import (
+from rag_owl.errors import Conflict, DataFolderError, InvalidInput
+from rag_owl.ports import BlobStore
+from rag_owl.rows import (
+    SCHEMA,
     CollectionRow,
     GenerationRow,
     InstallationRow,
@@ -38,8 +41,6 @@ from rag_owl.db import (
     SegmentRow,
     SkippedRow,
 )
-from rag_owl.errors import Conflict, DataFolderError, InvalidInput
-from rag_owl.ports import BlobStore
 from rag_owl.store import blob_uses, collections, jobs, tables
 
 _READ = 1 << 20
@@ -316,7 +317,7 @@ class _Restore:
     # --- finishing ------------------------------------------------------------------------------
 
     def _finish_rows(self, connection: Connection) -> None:
-        schema.upgrade(connection, db.SCHEMA)
+        schema.upgrade(connection, SCHEMA)
         identity = uuid.uuid4().hex  # another database than the one that the backup is of
         connection.execute(delete(InstallationRow))
         connection.execute(insert(InstallationRow).values(id=identity))

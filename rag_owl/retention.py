@@ -23,9 +23,9 @@ from sqlalchemy import Engine, Text, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from rag_owl import db, holds
-from rag_owl.db import AnswerRow, CollectionRow, GenerationRow, JobRow, SegmentRow
 from rag_owl.errors import DataFolderBusy, DataFolderError
 from rag_owl.ports import BlobStore
+from rag_owl.rows import AnswerRow, CollectionRow, GenerationRow, JobRow, SegmentRow
 from rag_owl.store import blob_uses, claims, collections, condemned, documents, generations, jobs
 from rag_owl.store.claims import Claim
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, insert, inspect, select, text
 
 from rag_owl import db
 from rag_owl.errors import Conflict, DataFolderError
+from rag_owl.rows import SCHEMA, InstallationRow, SegmentRow
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -58,26 +59,26 @@ def known() -> set[str]:
 
 
 def prepare_schema(engine: Engine) -> Path | None:
-    """Bring the database to `db.SCHEMA`; the caller holds the data folder's lock.
+    """Bring the database to `SCHEMA`; the caller holds the data folder's lock.
 
     An SQLite database of an older schema is copied first; returns the copy's path.
     Raises `DataFolderError` for a newer schema, having changed nothing.
     """
     stored = stored_schema(engine)
-    if stored == db.SCHEMA:
+    if stored == SCHEMA:
         return None
-    if stored is not None and stored > db.SCHEMA:
+    if stored is not None and stored > SCHEMA:
         raise DataFolderError(
             f"{engine.url.render_as_string(hide_password=True)} has schema {stored}, newer than "
-            f"{db.SCHEMA} that this version knows. Install a newer rag-owl; nothing was changed."
+            f"{SCHEMA} that this version knows. Install a newer rag-owl; nothing was changed."
         )
     copy = _copy(engine, stored) if stored is not None else None
     with engine.execution_options(writes=True).begin() as connection:
         if engine.dialect.name == "postgresql":  # one process at a time, the others wait
             connection.execute(text("SELECT pg_advisory_xact_lock(7236452)"))
-        upgrade(connection, db.SCHEMA)
-        if connection.execute(select(db.InstallationRow.id)).first() is None:
-            connection.execute(insert(db.InstallationRow).values(id=uuid.uuid4().hex))
+        upgrade(connection, SCHEMA)
+        if connection.execute(select(InstallationRow.id)).first() is None:
+            connection.execute(insert(InstallationRow).values(id=uuid.uuid4().hex))
     return copy
 
 
@@ -88,8 +89,8 @@ def bind_folder(engine: Engine, folder: Path) -> None:
     nobody's, and be removed.
     """
     with db.reading(engine) as session:
-        database = session.scalars(select(db.InstallationRow.id)).one()
-        has_segments = session.scalars(select(db.SegmentRow.id).limit(1)).first() is not None
+        database = session.scalars(select(InstallationRow.id)).one()
+        has_segments = session.scalars(select(SegmentRow.id).limit(1)).first() is not None
     mark = folder / MARK
     where = engine.url.render_as_string(hide_password=True)
     try:
@@ -116,8 +117,8 @@ def bind_store(engine: Engine, store: ObjectStore) -> None:
     Raises `StorageUnavailable` too.
     """
     with db.reading(engine) as session:
-        database = session.scalars(select(db.InstallationRow.id)).one()
-        has_segments = session.scalars(select(db.SegmentRow.id).limit(1)).first() is not None
+        database = session.scalars(select(InstallationRow.id)).one()
+        has_segments = session.scalars(select(SegmentRow.id).limit(1)).first() is not None
     where = engine.url.render_as_string(hide_password=True)
     if store.find(MARK) is None:
         if has_segments:

@@ -18,6 +18,7 @@ from rag_owl.indexer.segment_store import RemoteSegmentStore, SegmentStore
 from rag_owl.indexer.vector_store import VectorStore
 from rag_owl.object_store import ObjectStore
 from rag_owl.remote_blobs import RemoteBlobs
+from rag_owl.rows import InstallationRow
 from rag_owl.settings import Settings
 
 
@@ -40,7 +41,7 @@ class Storage:
             if engine is None:
                 raise InvalidSettings("vectors in Milvus are not there while a backup is restored")
             with db.reading(engine) as session:
-                return session.scalars(select(db.InstallationRow.id)).one()
+                return session.scalars(select(InstallationRow.id)).one()
 
         milvus = Milvus(settings.milvus_url, os.environ.get("MILVUS_TOKEN"), installation)
         objects: ObjectStore | None = None

@@ -24,6 +24,7 @@ from rag_owl.indexer.workshop import Workshop
 from rag_owl.job_kinds import KINDS
 from rag_owl.models import Models
 from rag_owl.remote_blobs import RemoteBlobs
+from rag_owl.rows import SCHEMA
 from rag_owl.schedules import Schedules
 from rag_owl.schema import bind_folder, bind_store, prepare_schema, stored_schema
 from rag_owl.settings import Settings, read_settings
@@ -110,7 +111,7 @@ class System:
             ) from error
         engine = db.connect(chosen.database)
         try:
-            if stored_schema(engine) != db.SCHEMA:
+            if stored_schema(engine) != SCHEMA:
                 with job_runner.exclusively(folder, seconds=60):
                     prepare_schema(engine)
             owl = cls(chosen, engine)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from sqlalchemy import ColumnElement, Engine, event, select
 from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, with_loader_criteria
 
-from rag_owl.db import (
+from rag_owl.rows import (
     AnswerRow,
     Base,
     CitationRow,

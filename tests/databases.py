@@ -20,6 +20,7 @@ from sqlalchemy import Engine, make_url, text, update
 
 from rag_owl import db, schema
 from rag_owl.job_queue import prepare_queue
+from rag_owl.rows import InstallationRow
 from rag_owl.settings import Settings
 
 migrate = schema.prepare_schema  # the real one
@@ -49,7 +50,7 @@ def _sqlite_template() -> Path:
 def _name_anew(engine: Engine) -> None:
     """Every database is one of its own, and says so."""
     with db.writing(engine) as session:
-        session.execute(update(db.InstallationRow).values(id=uuid.uuid4().hex))
+        session.execute(update(InstallationRow).values(id=uuid.uuid4().hex))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_imports_point_inwards(area: str, path: Path) -> None:
         area_imported = area_of(module)
         assert area_imported is None or area_imported in allowed, f"{path} imports {module}"
         if area == "migrations" and area_imported:
-            assert module.startswith("rag_owl.db"), f"{path} imports {module}"
+            assert module.startswith("rag_owl.rows"), f"{path} imports {module}"
         if path.name in ("types.py", "errors.py") and path.parent == ROOT / "rag_owl":
             assert area_imported is None, f"{path} imports {module}"
 

@@ -18,6 +18,7 @@ from rag_owl import RagOwl, db
 from rag_owl.errors import Conflict, InvalidInput, ModelError, ModelNotFound, NotFound
 from rag_owl.indexer.embed import HashingEmbedder
 from rag_owl.model.nano import NanoPictureEmbedder, weights
+from rag_owl.rows import GenerationRow, ItemRow
 from rag_owl.store import collections, generations, segments
 from rag_owl.types import Job
 from tests.consistency import problems
@@ -260,7 +261,7 @@ def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other:
     (files / "owl.txt").write_text("The owl sleeps in the barn, but in another one now.")
     assert owl.ingest("c", [files]).state == "done"
     with db.reading(owl.engine) as session:
-        fox = session.query(db.ItemRow.key).filter(db.ItemRow.text.contains("fox")).scalar()
+        fox = session.query(ItemRow.key).filter(ItemRow.text.contains("fox")).scalar()
     for name in ("fox.txt", "p1.jpg"):
         gone = next(d for d in owl.documents("c") if d.name == name)
         owl.delete_document("c", gone.id)
@@ -327,7 +328,7 @@ def test_nobody_goes_back_to_what_cannot_be_searched_here(owl: RagOwl, files: Pa
     owl.ingest("c", [files])
     assert owl.reindex("c", text_embedder="letters@1").state == "done"
     with db.writing(owl.engine) as session:
-        kept = session.query(db.GenerationRow).filter_by(state="kept").one()
+        kept = session.query(GenerationRow).filter_by(state="kept").one()
         kept.text_embedder = "hashing@0"
     job = owl.reindex("c", action="rollback")
     assert job.state == "failed"
@@ -352,7 +353,7 @@ def test_what_cannot_be_asked_for(owl: RagOwl, files: Path) -> None:
 def lose(owl: RagOwl, **embedders: str) -> None:
     """The live generation was made with these, which are not here."""
     with db.writing(owl.engine) as session:
-        row = session.query(db.GenerationRow).one()
+        row = session.query(GenerationRow).one()
         for name, value in embedders.items():
             setattr(row, name, value)
         collections.touch(session, row.collection_key)

@@ -23,6 +23,7 @@ from sqlalchemy import func, select
 from benchmarks import machine
 from benchmarks.reliability import material
 from rag_owl import RagOwl, db
+from rag_owl.rows import RevisionRow, SegmentRow
 from tests.consistency import problems
 
 _INGEST = """
@@ -87,9 +88,9 @@ def run(scratch: Path, url: str, files: int, rounds: int, seed: int = 1) -> list
                 wrong.append(f"{word} of {document} is in {[h.document_name for h in hits]}")
         with db.reading(owl.engine) as session:
             half = session.scalar(
-                select(func.count()).where(~db.RevisionRow.complete)
+                select(func.count()).where(~RevisionRow.complete)
             )  # fmt: skip
-            known = set(session.scalars(select(db.SegmentRow.id)))
+            known = set(session.scalars(select(SegmentRow.id)))
         if half:
             wrong.append(f"{half} revisions are half-read")
         if strays := set(owl.segments.names()) - known:

@@ -11,8 +11,8 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from rag_owl.conversation import MOST_TURNS
-from rag_owl.db import AnswerRow, CitationRow, CollectionRow, DocumentRow
 from rag_owl.errors import Conflict, NotFound
+from rag_owl.rows import AnswerRow, CitationRow, CollectionRow, DocumentRow
 from rag_owl.store import collections, condemned, items, locations, names
 from rag_owl.types import (
     Answer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import AnswerRow
+from rag_owl.rows import AnswerRow
 from rag_owl.types import Question
 
 _NEWEST = 2_000  # answers that are looked at

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import AnswerRow, CitationRow, ItemRow, RevisionRow
+from rag_owl.rows import AnswerRow, CitationRow, ItemRow, RevisionRow
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 

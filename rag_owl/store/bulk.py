@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import DocumentRow, RevisionRow, insert_keyed
+from rag_owl.db import insert_keyed
+from rag_owl.rows import DocumentRow, RevisionRow
 from rag_owl.store import items
 from rag_owl.store.items import NewItem
 from rag_owl.store.revisions import NewDocument, OpenRevision

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from sqlalchemy import case, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, JobInputRow, JobRow, SkippedRow
 from rag_owl.errors import JobLost
+from rag_owl.rows import CollectionRow, JobInputRow, JobRow, SkippedRow
 from rag_owl.store.jobs import UNFINISHED, handled
 from rag_owl.types import Skipped
 

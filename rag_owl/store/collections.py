@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, GenerationRow, ItemRow, RevisionRow
 from rag_owl.errors import InvalidInput, NotFound
+from rag_owl.rows import CollectionRow, GenerationRow, ItemRow, RevisionRow
 from rag_owl.store import names
 from rag_owl.visibility import visible
 

@@ -19,8 +19,8 @@ from sqlalchemy import ColumnElement, Select, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from rag_owl.db import AnswerRow, CitationRow, CondemnedRow, ItemRow, RevisionRow
 from rag_owl.errors import BlobsGone
+from rag_owl.rows import AnswerRow, CitationRow, CondemnedRow, ItemRow, RevisionRow
 from rag_owl.store import blob_uses
 
 _ADVISORY = 7_236_454

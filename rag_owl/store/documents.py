@@ -9,8 +9,8 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
+from rag_owl.rows import CollectionRow, DocumentRow, ItemRow, RevisionRow
 from rag_owl.store import condemned, names, redaction, revisions
 from rag_owl.store.filters import condition as metadata_matches
 from rag_owl.types import Document

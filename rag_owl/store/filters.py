@@ -31,8 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from rag_owl.db import ItemRow, RevisionRow
 from rag_owl.errors import InvalidFilter
+from rag_owl.rows import ItemRow, RevisionRow
 from rag_owl.store.names import is_storable
 
 Value: TypeAlias = str | int | float | bool

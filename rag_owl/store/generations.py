@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, GenerationRow, JobRow, SegmentRow, TombstoneRow
 from rag_owl.errors import Conflict
+from rag_owl.rows import CollectionRow, GenerationRow, JobRow, SegmentRow, TombstoneRow
 from rag_owl.store.collections import Generation, create_generation, from_row, live_generation
 
 State: TypeAlias = Literal["building", "ready", "live", "kept", "retired"]

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from rag_owl.db import DocumentRow, ItemRow, RevisionRow, insert_keyed
+from rag_owl.db import insert_keyed
 from rag_owl.errors import NotFound
+from rag_owl.rows import DocumentRow, ItemRow, RevisionRow
 from rag_owl.store import locations, names, segments, words
 from rag_owl.store.revisions import OpenRevision
 from rag_owl.types import Item, ItemKind, Location, TextBox, TextTime

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import JobInputRow
+from rag_owl.rows import JobInputRow
 from rag_owl.store.claims import Claim
 
 

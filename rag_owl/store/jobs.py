@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from rag_owl.db import CollectionRow, InstallationRow, JobInputRow, JobRow, SkippedRow
 from rag_owl.errors import Conflict, NotFound
+from rag_owl.rows import CollectionRow, InstallationRow, JobInputRow, JobRow, SkippedRow
 from rag_owl.store import names
 from rag_owl.types import Job, Skipped
 

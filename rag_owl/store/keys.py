@@ -13,8 +13,8 @@ from itertools import islice
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
-from rag_owl.db import KeyRow
 from rag_owl.errors import Forbidden, InvalidInput, NotFound
+from rag_owl.rows import KeyRow
 from rag_owl.store import collections, names
 from rag_owl.visibility import visible
 

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import NotFound
+from rag_owl.rows import DocumentRow, ItemRow, RevisionRow
 from rag_owl.store import collections, filters, items, names
 from rag_owl.types import Item
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import DocumentRow, ItemRow, RevisionRow
 from rag_owl.errors import QuotaExceeded
+from rag_owl.rows import DocumentRow, ItemRow, RevisionRow
 from rag_owl.settings import Quota
 from rag_owl.store.collections import Collection
 

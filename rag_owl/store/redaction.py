@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Text, cast, delete, exists, or_, select
 from sqlalchemy.orm import Session
 
-from rag_owl.db import (
+from rag_owl.rows import (
     AnswerRow,
     CitationRow,
     DocumentRow,

@@ -12,7 +12,7 @@ from sqlalchemy import and_, bindparam, func, or_, select
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
-from rag_owl.db import DocumentRow, ItemRow, RevisionRow
+from rag_owl.rows import DocumentRow, ItemRow, RevisionRow
 from rag_owl.store import segments, words
 
 Outcome = Literal["added", "updated", "unchanged"]

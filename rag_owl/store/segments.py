@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, delete, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from rag_owl.db import Base, GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
 from rag_owl.errors import Conflict
+from rag_owl.rows import Base, GenerationRow, ItemRow, RevisionRow, SegmentRow, TombstoneRow
 
 _AT_ONCE = 10_000  # values in one IN
 

@@ -24,8 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import Session
 
-from rag_owl.db import Base, InstallationRow, ItemRow, RevisionRow, SegmentRow
 from rag_owl.errors import InvalidInput
+from rag_owl.rows import Base, InstallationRow, ItemRow, RevisionRow, SegmentRow
 from rag_owl.store import names, words
 
 _LEFT_OUT = {InstallationRow.__tablename__}  # a restored database is another one

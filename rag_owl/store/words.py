@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Result, bindparam, select, text
 from sqlalchemy.orm import Session
 
-from rag_owl.db import ItemRow
+from rag_owl.rows import ItemRow
 from rag_owl.terms import index_terms, query_terms
 
 # How many postings one query may touch. Where a term stands nearly everywhere its BM25 is nearly

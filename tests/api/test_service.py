@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from rag_owl import RagOwl, db
+from rag_owl.rows import GenerationRow
 from rag_owl.store import collections
 from rag_owl.store import jobs as job_rows
 from tests.service import PATIENCE, finished, opened, png, problem, running, upload
@@ -303,7 +304,7 @@ def test_a_search_says_what_it_left_out(client: TestClient) -> None:
     owl = opened(client)
     with db.writing(owl.engine) as session:
         key = collections.get(session, "lost").key
-        row = session.query(db.GenerationRow).filter_by(collection_key=key).one()
+        row = session.query(GenerationRow).filter_by(collection_key=key).one()
         row.picture_embedder = "/nowhere/clip@1"
         collections.touch(session, key)
     found = client.post(path, json={"query": "owl"}).json()

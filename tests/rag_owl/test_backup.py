@@ -21,9 +21,9 @@ from sqlalchemy import select, text
 from rag_owl import RagOwl, backup, db, holds
 from rag_owl.archive import Writer
 from rag_owl.backup import Stopped
-from rag_owl.db import JobRow, KeyRow
 from rag_owl.errors import Conflict, CorruptData, DataFolderError, InvalidInput
 from rag_owl.restore import check_backup
+from rag_owl.rows import JobRow, KeyRow
 from rag_owl.store import collections, keys
 from rag_owl.store import jobs as job_rows
 from rag_owl.uploads import Upload, parameters

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rag_owl import db
 from rag_owl.errors import InvalidInput, NotFound
+from rag_owl.rows import RevisionRow
 from rag_owl.store import collections, documents, items, revisions, segments, words
 from rag_owl.store.collections import Generation
 from rag_owl.store.items import NewItem
@@ -145,9 +146,9 @@ def test_abandoning_takes_back_what_was_begun(shelf: Shelf) -> None:
 def test_the_database_itself_refuses_a_second_current_copy(shelf: Shelf) -> None:
     shelf.put("a", "one")
     with db.reading(shelf.engine) as session:
-        row = session.get_one(db.RevisionRow, 1)
-        columns = {c.key: getattr(row, c.key) for c in inspect(db.RevisionRow).column_attrs}
-    twin = db.RevisionRow(**{**columns, "key": None, "number": 2})
+        row = session.get_one(RevisionRow, 1)
+        columns = {c.key: getattr(row, c.key) for c in inspect(RevisionRow).column_attrs}
+    twin = RevisionRow(**{**columns, "key": None, "number": 2})
     with pytest.raises(IntegrityError), db.writing(shelf.engine) as session:
         session.add(twin)
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, select, text
 
 from rag_owl import db
 from rag_owl.errors import Forbidden, InvalidInput, NotFound
+from rag_owl.rows import JobRow
 from rag_owl.store import claims, collections, jobs, keys
 from rag_owl.visibility import limited
 
@@ -149,13 +150,13 @@ def test_other_collections_cannot_be_changed(engine: Engine, two: tuple[str, str
         for act in (jobs.request_cancel, jobs.retry):
             with pytest.raises(NotFound):
                 act(session, theirs)
-        session.execute(db.JobRow.__table__.select())  # a plain table is not what the store uses
+        session.execute(JobRow.__table__.select())  # a plain table is not what the store uses
         from sqlalchemy import update
 
-        session.execute(update(db.JobRow).values(cancel_requested=True))
+        session.execute(update(JobRow).values(cancel_requested=True))
     with db.reading(engine) as session:
         assert session.scalar(
-            select(db.JobRow.cancel_requested).where(db.JobRow.id == theirs)
+            select(JobRow.cancel_requested).where(JobRow.id == theirs)
         ) is False  # fmt: skip
 
 

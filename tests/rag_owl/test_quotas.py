@@ -11,9 +11,9 @@ from PIL import Image
 from sqlalchemy import Engine, update
 
 from rag_owl import RagOwl, db
-from rag_owl.db import AnswerRow
 from rag_owl.errors import InvalidSettings, NotFound
 from rag_owl.retention import EXPIRED
+from rag_owl.rows import AnswerRow
 from tests.service import problem, running, upload
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}

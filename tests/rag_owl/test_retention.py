@@ -18,9 +18,9 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from rag_owl import RagOwl, db, operations, retention
-from rag_owl.db import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, StorageUnavailable
 from rag_owl.jobs import MOST_INTERRUPTIONS
+from rag_owl.rows import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.store import claims, collections, condemned
 from tests.consistency import problems
 from tests.databases import new_postgres

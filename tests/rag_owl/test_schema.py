@@ -12,6 +12,7 @@ from sqlalchemy import Engine, inspect, select, text
 
 from rag_owl import db
 from rag_owl.errors import DataFolderError
+from rag_owl.rows import SCHEMA, InstallationRow
 from rag_owl.schema import alembic_config, prepare_schema, stored_schema
 from tests import databases
 
@@ -19,7 +20,7 @@ from tests import databases
 def test_schema_constant_is_the_newest_migration(empty_engine: Engine) -> None:
     with empty_engine.connect() as connection:
         script = ScriptDirectory.from_config(alembic_config(connection))
-    assert script.get_heads() == [db.SCHEMA]
+    assert script.get_heads() == [SCHEMA]
 
 
 def test_every_migration_up_down_up(empty_engine: Engine) -> None:
@@ -41,7 +42,7 @@ def test_every_migration_up_down_up(empty_engine: Engine) -> None:
         to("upgrade", revision)
         below = revision
     with empty_engine.begin() as connection:
-        command.check(alembic_config(connection))  # the tables are those that db.py describes
+        command.check(alembic_config(connection))  # the tables are those that rows.py describes
 
 
 def test_the_copies_that_other_tests_get_are_what_migrating_makes(
@@ -57,7 +58,7 @@ def test_the_copies_that_other_tests_get_are_what_migrating_makes(
         stack.callback(copied.dispose)
         databases.prepare_schema(copied)
         assert described(copied) == described(empty_engine)
-        named = select(db.InstallationRow.id)
+        named = select(InstallationRow.id)
         with db.reading(copied) as one, db.reading(empty_engine) as other:
             assert one.scalars(named).one() != other.scalars(named).one()
 
@@ -78,7 +79,7 @@ def described(engine: Engine) -> set[tuple[str, ...]]:
 
 
 def test_preparing_twice_changes_nothing(engine: Engine) -> None:
-    assert stored_schema(engine) == db.SCHEMA
+    assert stored_schema(engine) == SCHEMA
     assert prepare_schema(engine) is None
 
 

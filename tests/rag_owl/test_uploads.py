@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from rag_owl import RagOwl, db, uploads
 from rag_owl.errors import Conflict, DataFolderError, InvalidInput
+from rag_owl.rows import JobRow
 from rag_owl.store import collections, jobs
 from rag_owl.uploads import Upload, safe_name
 
@@ -114,7 +115,7 @@ def test_what_no_job_reads_any_more_is_swept(tmp_path: Path) -> None:
             for upload, state, ago in zip(kept, states, ended, strict=True):
                 if state is not None:
                     job, _ = jobs.create(session, key, "ingest", uploads.parameters(upload, {}))
-                    row = session.get_one(db.JobRow, job)
+                    row = session.get_one(JobRow, job)
                     row.state = state
                     row.finished_at = None if ago is None else time.time() - ago
         assert uploads.sweep(owl.engine, owl.folder) == 0  # it may be arriving just now
@@ -128,7 +129,7 @@ def test_what_no_job_reads_any_more_is_swept(tmp_path: Path) -> None:
         assert there == [True, True, False, False, False, False]
         # Until then it may be tried again; later it says what to do.
         with db.writing(owl.engine) as session:
-            rows = {row.parameters["upload"]: row for row in session.scalars(select(db.JobRow))}
+            rows = {row.parameters["upload"]: row for row in session.scalars(select(JobRow))}
             assert jobs.retry(session, rows[kept[1].id].id)
             with pytest.raises(Conflict, match="upload them again"):
                 jobs.retry(session, rows[kept[5].id].id)
