@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rag_owl import db, operations, reindexing, retention
-from rag_owl import jobs as job_runner
 from rag_owl import paths as stored_paths
 from rag_owl.backup import BackupReport, Watch
 from rag_owl.errors import InvalidInput
+from rag_owl.jobs import wait_for
 from rag_owl.questions import Questions
 from rag_owl.restore import RestoreReport
 from rag_owl.settings import read_settings
@@ -234,7 +234,7 @@ class RagOwl(Questions):
         return self._begun(job_id)
 
     def wait_for_job(self, job_id: str, on_progress: Callable[[Job], None] | None = None) -> Job:
-        return job_runner.wait_for(self.engine, self._runner, job_id, on_progress)
+        return wait_for(self.engine, self._runner, job_id, on_progress)
 
     def repair(self) -> int:
         """Make damaged segments again from the database; how many there were.

@@ -31,17 +31,11 @@ from sqlalchemy import Connection, Engine, make_url, text
 from rag_owl import db
 from rag_owl.errors import DatabaseUnavailable, DataFolderError, RagOwlError
 from rag_owl.job_kinds import LANES, lane_of
-from rag_owl.jobs import (
-    LOOK_EVERY,
-    Work,
-    among_others,
-    wait_for_database,
-    work_through,
-    worker_name,
-)
+from rag_owl.jobs import LOOK_EVERY, Work, wait_for_database, work_through, worker_name
 from rag_owl.schedules import Schedules
 from rag_owl.store import claims
 from rag_owl.store.claims import Claim
+from rag_owl.work_lock import among_others
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from rag_owl import db, holds, retention, uploads
-from rag_owl import jobs as job_runner
 from rag_owl.backup import BackupReport, Watch, write_backup
 from rag_owl.indexer import merge
 from rag_owl.indexer.loaders.apart_pool import sweep
@@ -24,6 +23,7 @@ from rag_owl.settings import Settings
 from rag_owl.storage import Storage
 from rag_owl.store import blob_uses, collections
 from rag_owl.system import System
+from rag_owl.work_lock import exclusively
 
 _ORPHAN_SECONDS = 3_600.0
 
@@ -94,7 +94,7 @@ def cleaner(owl: System) -> retention.Cleaner:
 
 
 def repair(owl: System) -> int:
-    with job_runner.exclusively(owl.folder, 10, owl.engine):
+    with exclusively(owl.folder, 10, owl.engine):
         with db.reading(owl.engine) as session:
             keys = [
                 collections.get(session, info.name).key for info in collections.list_all(session)
@@ -124,7 +124,7 @@ def repair_files(owl: System) -> tuple[set[str], dict[str, str]]:
 
 def remove_orphans(owl: System) -> int:
     with (
-        job_runner.exclusively(owl.folder, 10, owl.engine),
+        exclusively(owl.folder, 10, owl.engine),
         holds.keeping_files(owl.engine, seconds=10),
     ):
         removed = merge.remove_orphans(owl.engine, owl.segments)

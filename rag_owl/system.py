@@ -14,14 +14,15 @@ from typing import Any, Self
 from sqlalchemy import Engine
 
 from rag_owl import db, media, retention
-from rag_owl import jobs as job_runner
 from rag_owl.asked_media import Intake
 from rag_owl.errors import DataFolderError, InvalidInput, RagOwlError
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool, sweep
 from rag_owl.indexer.merge import remove_orphans
 from rag_owl.indexer.search import HybridRetriever
 from rag_owl.indexer.workshop import Workshop
+from rag_owl.job_folder import FolderRunner
 from rag_owl.job_kinds import KINDS
+from rag_owl.jobs import Runner
 from rag_owl.models import Models
 from rag_owl.remote_blobs import RemoteBlobs
 from rag_owl.rows import SCHEMA
@@ -34,6 +35,7 @@ from rag_owl.store.claims import Claim
 from rag_owl.store.collections import Generation
 from rag_owl.types import Question, Retrieved
 from rag_owl.visibility import limited
+from rag_owl.work_lock import exclusively
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +82,14 @@ class System:
         schedules = Schedules(engine, settings.periodic, settings.scan_roots)
         self._runner = self._make_runner(schedules)
 
-    def _make_runner(self, schedules: Schedules) -> job_runner.Runner:
+    def _make_runner(self, schedules: Schedules) -> Runner:
         if self.engine.dialect.name == "postgresql":
             from rag_owl.job_queue import QueueRunner
 
             return QueueRunner(
                 self.engine, self._work, self._tidy, schedules, self.settings.stalled_seconds
             )
-        return job_runner.FolderRunner(self.engine, self.folder, self._work, self._tidy, schedules)
+        return FolderRunner(self.engine, self.folder, self._work, self._tidy, schedules)
 
     @classmethod
     def open(
@@ -112,7 +114,7 @@ class System:
         engine = db.connect(chosen.database)
         try:
             if stored_schema(engine) != SCHEMA:
-                with job_runner.exclusively(folder, seconds=60):
+                with exclusively(folder, seconds=60):
                     prepare_schema(engine)
             owl = cls(chosen, engine)
             if owl.storage.objects is None:

@@ -20,8 +20,8 @@ from rag_owl import RagOwl, db, holds
 from rag_owl.errors import DataFolderBusy
 from rag_owl.indexer import pipeline
 from rag_owl.job_queue import prepare_queue
-from rag_owl.jobs import among_others, exclusively
 from rag_owl.store import collections, condemned, jobs
+from rag_owl.work_lock import among_others, exclusively
 from tests.consistency import problems
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
