@@ -11,7 +11,7 @@ from rag_owl.backup import Vectors
 from rag_owl.indexer.batch import segment_facts
 from rag_owl.indexer.milvus import PREFIX
 from rag_owl.indexer.segment_store import SegmentStore
-from rag_owl.restore import RestoredVectors
+from rag_owl.restored import RestoredVectors
 from rag_owl.rows import GenerationRow
 from rag_owl.store import collections
 

@@ -17,7 +17,8 @@ from rag_owl.indexer import merge
 from rag_owl.indexer.loaders.apart_pool import sweep
 from rag_owl.indexer.repair import rebuild_damaged
 from rag_owl.ports import BlobStore
-from rag_owl.restore import Place, RestoredVectors, RestoreReport, read_backup
+from rag_owl.restore import Place, RestoreReport, read_backup
+from rag_owl.restored import RestoredVectors
 from rag_owl.schema import check_store_is_free, mark_files
 from rag_owl.settings import Settings
 from rag_owl.storage import Storage

@@ -13,51 +13,35 @@ import os
 import re
 import secrets
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, delete, insert, inspect, select
 from sqlalchemy.orm import Session
 
-from rag_owl import db, paths, schema, uploads
+from rag_owl import db, restored, schema, uploads
 from rag_owl.archive import FORMAT, PRODUCT, Member, Reader
 from rag_owl.backup import Keys
 from rag_owl.blobs import sync_folder
 from rag_owl.errors import Conflict, DataFolderError, InvalidInput
 from rag_owl.ports import BlobStore
+from rag_owl.restored import RestoredVectors
 from rag_owl.rows import (
     SCHEMA,
     CollectionRow,
     GenerationRow,
     InstallationRow,
-    JobInputRow,
-    JobRow,
     KeyRow,
     SegmentRow,
-    SkippedRow,
 )
-from rag_owl.store import blob_uses, collections, jobs, tables
+from rag_owl.store import blob_uses, collections, tables
 
 _READ = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RestoredVectors:
-    """One segment's, as files of plain numbers: int64 ids, float32 vectors row by row."""
-
-    segment: str
-    generation: int
-    channel: str
-    index_type: str
-    count: int
-    dimension: int
-    ids: Path
-    vectors: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +190,6 @@ class _Restore:
     stored: int = 0  # blobs
     uploads: set[str] = field(default_factory=set)
     identity: str = ""
-    not_whole: set[int] = field(default_factory=set)  # keys of collections
-    made_whole: list[str] = field(default_factory=list)  # their names
 
     def run(self, connection: Connection) -> RestoreReport:
         scratch = self.place / "scratch"
@@ -217,10 +199,15 @@ class _Restore:
             lacking = [f"blob {key}" for key in wanted.all()]
         self._finish_rows(connection)
         with Session(connection) as session:
-            self._neutralize_jobs(session, lacking)
-            segments = self._segments(session, scratch, lacking)
-            self._make_whole(session)
-            report = self._report(session, segments, lacking)
+            lacking += restored.neutralize_jobs(session, self.place, self.folder, self.uploads)
+            write = partial(self.files.write_segment, session, self.place)
+            try:
+                segments, lost, not_whole = restored.write_segments(session, scratch, write)
+            except InvalidInput as error:
+                raise self.reader.damaged(str(error)) from error
+            lacking += lost
+            reindexed = restored.make_whole(session, not_whole)
+            report = self._report(session, segments, lacking, reindexed)
             session.flush()
         self.files.mark(self.place, self.identity)  # after all that could be refused
         return report
@@ -326,88 +313,9 @@ class _Restore:
         with Session(connection) as session:
             tables.index_words(session)
 
-    def _neutralize_jobs(self, session: Session, lacking: list[str]) -> None:
-        """No job goes on reading paths of another machine; uploads are read where they are now."""
-        session.execute(delete(JobInputRow))
-        now = time.time()
-        for job in session.scalars(select(JobRow).execution_options(yield_per=1_000)):
-            job.worker = job.heartbeat_at = job.claimed_at = None
-            unfinished = job.state in ("queued", "running")
-            upload = str(job.parameters.get("upload", ""))
-            if upload and upload in self.uploads:
-                where = paths.dump(self.folder / uploads.FOLDER / upload)
-                # Checksums name files: ours, and not what the backup says that they are called.
-                known = uploads.checksums(self.place / uploads.FOLDER / upload)
-                job.parameters = {**job.parameters, "paths": [where], "checksums": known}
-                job.scanned = False
-                if unfinished:  # it begins anew, and finds unchanged what was read already
-                    job.state = "queued"
-                    for counter in _COUNTERS:
-                        setattr(job, counter, 0)
-                    session.execute(delete(SkippedRow).where(SkippedRow.job_id == job.id))
-                continue
-            if job.kind in _KEPT_KINDS:
-                job.state = "queued" if unfinished else job.state
-                continue
-            job.parameters = {"paths": []} if job.kind == "ingest" else {}
-            if unfinished:
-                if upload:
-                    lacking.append(f"upload {upload}")
-                job.state, job.finished_at = "cancelled", now
-                job.error = "it was not finished when the backup was made; begin it again"
-        session.flush()
-
-    def _segments(self, session: Session, scratch: Path, lacking: list[str]) -> int:
-        """Indexes are made here, out of plain numbers: an index's own format is not for strangers'
-        files. What a live generation lacks is computed anew by a job."""
-        written = 0
-        generations = {row.key: row for row in session.scalars(select(GenerationRow))}
-        for row in session.scalars(select(SegmentRow).order_by(SegmentRow.id)):
-            generation = generations[row.generation_key]
-            ids, vectors = scratch / f"{row.id}.ids", scratch / f"{row.id}.vectors"
-            if not (ids.is_file() and vectors.is_file()):
-                lacking.append(f"segment {row.id}")
-                if row.active and generation.state == "live":
-                    self.not_whole.add(generation.collection_key)
-                continue
-            dimension = (
-                generation.text_dimension if row.channel == "text" else generation.picture_dimension
-            )
-            sizes = (8 * row.count, 4 * row.count * dimension)
-            if (ids.stat().st_size, vectors.stat().st_size) != sizes or not row.count:
-                raise self.reader.damaged(f"the segment {row.id} is not of its size")
-            try:
-                self.files.write_segment(
-                    session,
-                    self.place,
-                    RestoredVectors(
-                        row.id,
-                        row.generation_key,
-                        row.channel,
-                        row.index_type,
-                        row.count,
-                        dimension,
-                        ids,
-                        vectors,
-                    ),
-                )
-            except InvalidInput as error:
-                raise self.reader.damaged(str(error)) from error
-            for path in (ids, vectors):
-                path.unlink()
-            written += 1
-        return written
-
-    def _make_whole(self, session: Session) -> None:
-        """Begin what makes lost vectors again: of damaged segments, or of Milvus, which has copies
-        of its own."""
-        for key in sorted(self.not_whole):
-            (collection,) = collections.of_keys(session, [key])
-            if not collections.DELETED.fullmatch(collection.name):
-                jobs.create(session, key, "reindex", {"action": "build"})
-                self.made_whole.append(collection.name)
-
-    def _report(self, session: Session, segments: int, lacking: list[str]) -> RestoreReport:
+    def _report(
+        self, session: Session, segments: int, lacking: list[str], reindexed: list[str]
+    ) -> RestoreReport:
         generations = session.scalars(select(GenerationRow).where(GenerationRow.state == "live"))
         embedders = {e for row in generations for e in (row.text_embedder, row.picture_embedder)}
         names = session.scalars(select(CollectionRow.name).order_by(CollectionRow.name)).all()
@@ -424,7 +332,7 @@ class _Restore:
             keys=self.rows.get(KeyRow.__tablename__, 0),
             embedders=tuple(sorted(embedders)),
             lacking=tuple(lacking),
-            reindexed=tuple(self.made_whole),
+            reindexed=tuple(reindexed),
         )
 
 
@@ -439,8 +347,3 @@ def _check_names(table: str, row: Mapping[str, Any]) -> None:
 
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_COUNTERS = (
-    *("found", "added", "updated", "unchanged", "skipped", "items", "done", "failed"),
-    *("claimed_handled", "interruptions"),
-)
-_KEPT_KINDS = ("delete", "merge", "verify", "expire")  # which read nothing but what is stored
