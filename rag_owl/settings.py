@@ -427,7 +427,7 @@ def read_settings(**given: Any) -> Settings:
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known | _OTHER_NAMES:
             near = difflib.get_close_matches(name.upper(), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             raise InvalidSettings(f"unknown setting {name}{hint} Unset it or correct its name.")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

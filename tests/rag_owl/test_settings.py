@@ -22,6 +22,10 @@ def test_an_unknown_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RAG_OWL_BATCHSIZE", "3")
     with pytest.raises(InvalidSettings, match="RAG_OWL_BATCHSIZE; did you mean RAG_OWL_BATCH_SIZE"):
         read_settings()
+    monkeypatch.delenv("RAG_OWL_BATCHSIZE")
+    monkeypatch.setenv("RAG_OWL_" + 30 * "Z", "3")
+    with pytest.raises(InvalidSettings, match=r"unknown setting RAG_OWL_Z+\. Unset it"):
+        read_settings()
 
 
 @pytest.mark.parametrize(("name", "value"), [("K", "many"), ("INDEX_TYPE", "fast"), ("K", "0")])
