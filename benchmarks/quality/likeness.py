@@ -28,7 +28,7 @@ def read(data: Path, cache: Path, folder: Path, flagged: int = 0) -> tuple[Float
     """-> likeness of photographs to what they show, and to other things. flagged: which half of the
     flags."""
     from rag_owl.model.nano import shown, weights
-    from rag_owl.model.nano.embedder import scales, see
+    from rag_owl.model.nano.embedder import mean, scales, see
     from rag_owl.model.train.nano.pictures import load
 
     eyes = weights.load_eyes(folder)
@@ -50,7 +50,7 @@ def read(data: Path, cache: Path, folder: Path, flagged: int = 0) -> tuple[Float
     same, other = [], []
     for i, picture in enumerate(pictures):
         _, pooled = see(eyes, shown.views(photograph(picture, rng)))
-        alike = ((pooled * scale) @ indexed.T).max(0).values
+        alike = indexed @ (mean(eyes, pooled) * scale)
         same.append(float(alike[i]))
         flag = kinds[i].startswith("the flag of ")
         rest = [

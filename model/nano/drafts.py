@@ -73,7 +73,7 @@ def compared(
         return None
     if asked.kind == "count" and asked.reference is None:
         return _counted(context, looker, user, items)
-    plain = [replace(seen, views=None) for seen in user]  # as the threshold was set
+    plain = [replace(seen, closer=None) for seen in user]  # as the threshold was set
     alike = np.array([[looker.likeness(a, b) for b in plain] for a in plain])
     said = comparing.answer(asked, alike, looker.threshold)
     if said is None:

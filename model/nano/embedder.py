@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -72,6 +73,11 @@ def see(eyes: Eyes, pictures: Sequence[Image], batch_size: int = 64) -> tuple[Te
             features.append(patches)
             pooled.append(torch.cat(parts, 1))
     return torch.cat(features), torch.cat(pooled)
+
+
+def mean(eyes: Eyes, pooled: Tensor) -> Tensor:
+    """Vectors (n, D) of views of one thing -> (D,), its parts of unit length."""
+    return torch.cat([F.normalize(part.mean(0), dim=-1) for part in eyes.parts(pooled)])
 
 
 def shares(calibration: Mapping[str, float]) -> tuple[float, float, float]:

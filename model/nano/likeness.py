@@ -12,10 +12,8 @@ from rag_owl.model.nano.reader import SIMILARITIES
 
 UNLIKE = [0.0] * SIMILARITIES
 APPEARANCE = [1.0, *[0.0, 0.0, 1.0, 0.0] * 2]  # of these what remains of things never seen before
-# Softer than the eyes say it, and never far below what pictures of no known kind have: the more
-# one trusts in kinds, the worse are things told apart that the eyes do not know.
-_SURENESS = 0.5  # what the kinds' logits are multiplied with
-_NEVER = 0.02  # a probability of being of one kind that is no better than none
+# The more one trusts in kinds, the worse are things told apart that the eyes do not know.
+_NEVER = 0.01  # a probability of being of one kind that is no better than none
 
 
 def similarities(user: Tensor, items: Sequence[Tensor | None], eyes: Eyes) -> list[list[float]]:
@@ -32,16 +30,11 @@ def similarities(user: Tensor, items: Sequence[Tensor | None], eyes: Eyes) -> li
         return out
     stacked = torch.stack([item for item in items if item is not None])
     alike = [a @ b.T for a, b in zip(eyes.parts(user), eyes.parts(stacked), strict=True)]
-    of_kind = [_kinds(eyes.parts(v)[0], eyes) for v in (user, stacked)]
-    same = (1 + of_kind[0] @ of_kind[1].T / _NEVER).log() / 2  # from 0 to 2
+    of_kind = [eyes.kinds(eyes.parts(v)[0]).softmax(-1) for v in (user, stacked)]
+    same = (1 + of_kind[0] @ of_kind[1].T / _NEVER).log() / 2  # from 0 to 2.3
     own = torch.stack([*alike, same]).amax(1)  # (4, m)
     for at, i in enumerate(there):
         rest = torch.cat([own[:, :at], own[:, at + 1 :]], 1)
         over = own[:, at] - rest.amax(1) if rest.shape[1] else own[:, at]
         out[i] = [1.0, *(2 * own[:, at]).tolist(), *(4 * over).tolist()]
     return out
-
-
-def _kinds(instance: Tensor, eyes: Eyes) -> Tensor:
-    shares: Tensor = (_SURENESS * eyes.kinds(instance)).softmax(-1)
-    return shares

@@ -14,7 +14,7 @@ from torch import Tensor
 from rag_owl.errors import InvalidQuestion, RagOwlError
 from rag_owl.media import decode_picture
 from rag_owl.model.nano import shown
-from rag_owl.model.nano.embedder import scales, see
+from rag_owl.model.nano.embedder import mean, scales, see
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.likeness import similarities
 from rag_owl.model.nano.reader import Rows, Sight
@@ -32,12 +32,12 @@ _MANY_PICTURES = 512  # features kept in memory, about 50 kB each
 class Seen:
     features: Tensor  # (G*G, C)
     pooled: Tensor  # (D,)
-    views: Tensor | None = None  # (V, D): looked at more closely, `pooled` among them
+    closer: Tensor | None = None  # (D,): the mean over several views, each part of unit length
 
     @property
-    def looks(self) -> Tensor:
-        """(V, D), of one look (1, D)."""
-        return self.pooled[None] if self.views is None else self.views
+    def vector(self) -> Tensor:
+        """(D,), what it is compared by."""
+        return self.pooled if self.closer is None else self.closer
 
 
 class Looker:
@@ -69,14 +69,14 @@ class Looker:
         seen = self.look(key)
         alike = sorted((self.likeness(seen, i) for i in items if i is not None), reverse=True)
         clear = len(alike) < 2 or alike[0] - alike[1] >= shown.AHEAD
-        if seen.views is not None or not alike:
+        if seen.closer is not None or not alike:
             return seen
         if clear and (self.probably_same(alike[0]) or 0.0) >= shown.SURE:
             return seen
         _, pooled = see(self.eyes, shown.views(self._picture(key))[1:])
-        closer = replace(seen, views=torch.cat([seen.pooled[None], pooled]))
-        self._seen[key] = closer
-        return closer
+        closer = mean(self.eyes, torch.cat([seen.pooled[None], pooled]))
+        self._seen[key] = replace(seen, closer=closer)
+        return self._seen[key]
 
     def probably_same(self, likeness: float) -> float | None:
         """The calibrated probability that two pictures this alike show the same."""
@@ -132,7 +132,7 @@ class Looker:
         last = max((p.item for w in windows for p in w.pieces), default=0)
         items = [*items, *self._stand_ins(max(0, last + 1 - len(items)))]
         vectors = [i.pooled if i else None for i in items]
-        likeness = similarities(torch.cat([u.looks for u in user]), vectors, self.eyes)
+        likeness = similarities(torch.stack([u.vector for u in user]), vectors, self.eyes)
         rows.similarities = spread(windows, [[likeness[p.item] for p in w.pieces] for w in windows])
         B, T = rows.ids.shape
         N = len(user) + max(len(w.pieces) for w in windows)
@@ -159,10 +159,9 @@ class Looker:
         rows.sight = sight
 
     def likeness(self, one: Seen, other: Seen) -> float:
-        """Cosine of two pictures, weighed as the picture embedder weighs them; where one was looked
-        at from several sides, of the nearest."""
-        a, b = (seen.looks * self._scales for seen in (one, other))
-        return float((a @ b.T).max())
+        """Cosine of two pictures, weighed as the picture embedder weighs them."""
+        a, b = (seen.vector * self._scales for seen in (one, other))
+        return float(a @ b)
 
     def best_match(self, seen: Seen, items: Sequence[Seen | None]) -> tuple[int, float] | None:
         scored = [(self.likeness(seen, s), i) for i, s in enumerate(items) if s is not None]
