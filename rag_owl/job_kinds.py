@@ -12,7 +12,7 @@ To add a kind: write a function `(owl, claim, stopping) -> bool` and put it into
   An activation without it can be made by a worker that was suspended and lost its job;
 - counts with `found`, `done` and `failed` (ingest: `added`, `updated`, `unchanged`, `skipped`) what
   it was given, has done, and could not do; `store.claims.add_skipped` says why;
-- raises a `SystemError` to fail: its message is what the user reads.
+- raises a `RagOwlError` to fail: its message is what the user reads.
 
 A job is begun with `store.jobs.create(session, collection_key, kind, parameters)` and
 `owl.work_soon()`; parameters are plain JSON, of which the same ask for the same job.
@@ -117,7 +117,7 @@ def backup(owl: System, claim: Claim, stopping: Callable[[], bool]) -> bool:
 
     if owl.settings.backup_folder is None:
         raise InvalidInput("there is no place for backups: set RAG_OWL_BACKUP_FOLDER")
-    target = owl.settings.backup_folder.expanduser() / f"owl-{claim.job_id}.backup"
+    target = owl.settings.backup_folder.expanduser().absolute() / f"owl-{claim.job_id}.backup"
     if target.exists():  # it was written, and then the process was killed
         return True
     with db.writing(owl.engine) as session:

@@ -25,7 +25,7 @@ from benchmarks.quality.nano_reading import Case, cases, context
 from benchmarks.quality.scores import f1, roc_area
 from rag_owl.model.nano import minilm
 from rag_owl.model.nano.answerer import NanoAnswerer, words_of
-from rag_owl.model.nano.pointing import Span
+from rag_owl.model.nano.pointing import Span, behind
 from rag_owl.model.nano.signals import held
 from rag_owl.model.train.nano.export import logistic
 from rag_owl.model.train.nano.tables import load_tables
@@ -90,7 +90,7 @@ def fit(
 
     The weights are those that best tell an item with the answer from one without in one context
     (logistic regression on differences, Bradley and Terry 1952); the probability is that of the
-    best item's sum, of which nothing is taken for likeness where it is the most alike.
+    best item's score as the answerer makes it.
     """
     from benchmarks.quality.calibrate import reliability, sigmoid
 
@@ -100,11 +100,13 @@ def fit(
     )
     weights, _ = logistic(np.concatenate([pairs, -pairs]), np.repeat([True, False], len(pairs)))
     weights = weights / weights[0]
-    best = np.array([float((x @ weights).max()) for x in signs])
+    weighed = [x[:, :2] @ weights[:2] for x in signs]
+    weighed = [s - behind(s, x[:, 2], weights[2]) for s, x in zip(weighed, signs, strict=True)]
+    best = np.array([float(s.max()) for s in weighed])
     holds = np.array([bool(g.any()) for g in golds])
     slope, offset = logistic(best[:, None], holds)
     likely = sigmoid(best * slope[0] + offset)
-    right = np.array([g[(x @ weights).argmax()] for x, g in zip(signs, golds, strict=True)])
+    right = np.array([g[s.argmax()] for s, g in zip(weighed, golds, strict=True)])
     measured = {}
     for kind in ("passages", "tables", "found"):
         at = kinds == kind
@@ -138,13 +140,13 @@ def _contexts(data: Path, count: int) -> list[tuple[str, Context, Sequence[bool]
 
 def signs_of(shown: Context, found: Sequence[Span]) -> Floats:
     """(items, 3): the best span's score, the share of the question's terms that the item holds, and
-    by how much (<= 0) question and text are less alike than with the most alike of them."""
+    the cosine of question and text."""
     items = [shown.sources[span.item].item for span in found]
     asked = shown.question.text
     terms = [held(asked, i.text or "", f"{i.title} {i.heading}") for i in items]
     question, *texts = minilm.sentence_vectors([asked, *(words_of(i) for i in items)])
     alike = np.array(texts) @ question
-    return np.stack([[s.score for s in found], terms, alike - alike.max()], axis=1)
+    return np.stack([[s.score for s in found], terms, alike], axis=1)
 
 
 def curve(likely: Floats, without: Floats, right: Floats) -> list[dict[str, float]]:

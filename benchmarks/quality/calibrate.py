@@ -155,7 +155,7 @@ def main() -> None:
     files = weights.manifest(args.weights)["files"]
     card = {name: files[f"{name}.safetensors"] for name in ("reader", "eyes")}
     if args.only:
-        card = weights.evidence(args.weights) or card
+        card = (weights.evidence(args.weights) or {}) | card
     parts = {
         "judge": lambda: support(
             NanoJudge.load(args.weights), planted(args.data, args.cases, calibration=True)

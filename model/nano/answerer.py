@@ -15,7 +15,7 @@ from rag_owl.model.nano import ablation, drafts, heatmaps, language, minilm, reg
 from rag_owl.model.nano.eyes import Eyes
 from rag_owl.model.nano.heatmaps import Floats, Heatmaps, Looks
 from rag_owl.model.nano.looking import Looker, Seen, probability
-from rag_owl.model.nano.pointing import Span, better, spans, whole
+from rag_owl.model.nano.pointing import NEAR, Span, behind, better, spans, whole
 from rag_owl.model.nano.reader import Reader, ReaderConfig, Reading, Rows
 from rag_owl.model.nano.signals import held
 from rag_owl.model.nano.window import Window, collate, pack, tokenise
@@ -39,7 +39,6 @@ _LIST = re.compile(
 # Tokens of a window that several texts share. Of many that stand side by side the reader takes the
 # right one less often than of few, and points less exactly: `benchmarks.quality.choosing`.
 _TOGETHER = 224
-_NEAR = 12.0  # a lead in score that no likeness of the question and a text outweighs
 _LIST_MARGIN = 2.0  # a further item of a list scores at most this much below the best
 
 
@@ -136,11 +135,12 @@ class NanoAnswerer:
         """The best span; of a question in words that asks for several things, the near ones too."""
         if context.question.pictures or not _LIST.match(context.question.text.strip()):
             return [found[0]]
-        alone = [s.score + s.behind for s in found]  # several may be right: not one above others
+        # Several may be right: none falls behind another.
+        best, *others = (replace(s, score=s.score + s.behind, behind=0.0) for s in found)
         return [found[0]] + [
-            span
-            for span, score in zip(found[1:], alone[1:], strict=True)
-            if score >= alone[0] - _LIST_MARGIN and self.answerable(score) >= self.threshold
+            s
+            for s in others
+            if s.score >= best.score - _LIST_MARGIN and self.answerable(s.score) >= self.threshold
         ]
 
     def answerable(self, score: float, pictured: bool = False) -> float:
@@ -208,17 +208,18 @@ class NanoAnswerer:
         """Of spans that score nearly as well as the best, take from those whose texts are less like
         the question than another one's: the reader and the text embedder rarely err together."""
         weight = self._calibration["plain_alike"]
-        least = max((s.score for s in found.values()), default=0.0) - _NEAR
+        least = max((s.score for s in found.values()), default=0.0) - NEAR
         near = [index for index, span in found.items() if span.score >= least]
         if not weight or len(near) < 2:
             return
         texts = [words_of(context.sources[index].item) for index in near]
         question, *vectors = minilm.sentence_vectors([context.question.text, *texts])
-        alike = np.array(vectors) @ question
-        for index, more in zip(near, weight * (alike.max() - alike), strict=True):
-            span, behind = found[index], float(more)
+        scores = np.array([found[index].score for index in near])
+        taken = behind(scores, np.array(vectors) @ question, weight).tolist()
+        for index, less in zip(near, taken, strict=True):
+            span = found[index]
             found[index] = replace(
-                span, score=span.score - behind, mass=span.mass - behind, behind=behind
+                span, score=span.score - less, mass=span.mass - less, behind=less
             )
 
     def _read(

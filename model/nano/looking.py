@@ -92,8 +92,8 @@ class Looker:
         return self._beside[:count]
 
     def _item_picture(self, key: str | None) -> Seen | None:
-        try:
-            return self.look(key) if key else None
+        try:  # by one look: what was asked with it before is not to change what an item is
+            return replace(self.look(key), closer=None) if key else None
         except InvalidQuestion:
             return None  # an item whose picture is gone or damaged is still read
 

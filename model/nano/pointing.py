@@ -15,6 +15,7 @@ from rag_owl.model.nano.reader import Reading
 from rag_owl.model.nano.window import BAR, Window
 
 LONGEST = 64  # tokens of one pointed span
+NEAR = 12.0  # spans that score further below the best are not compared by their texts
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,16 @@ def better(span: Span, known: Span | None) -> Span:
         return span
     mass = float(np.logaddexp(span.mass, known.mass))
     return replace(span if span.score > known.score else known, mass=mass)
+
+
+def behind(
+    scores: NDArray[np.float64], alike: NDArray[np.float64], weight: float
+) -> NDArray[np.float64]:
+    """(n,) of items the scores and cosines with the question -> what is taken from each near the
+    best, because the text of another such item is more like the question."""
+    near = scores >= scores.max(initial=-np.inf) - NEAR
+    most = alike[near].max(initial=-np.inf)
+    return np.where(near, weight * (most - alike), 0.0)
 
 
 def shares(found: Sequence[Span]) -> dict[int, float]:

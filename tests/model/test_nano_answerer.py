@@ -106,9 +106,24 @@ def test_of_a_list_nothing_is_left_out_for_being_less_like_the_question(model):
         Span(i, 0, 4, score, 0.0, behind=behind)
         for i, (score, behind) in enumerate([(19.0, 0.0), (-2.0, 20.0), (-9.0, 20.0)])
     )
-    assert model._chosen(asked, [alike, less, weak]) == [alike, less]
+    chosen = model._chosen(asked, [alike, less, weak])
+    assert [(s.item, s.score) for s in chosen] == [(0, 19.0), (1, 18.0)]
     one = ask("How long is the Amur?", RIVER, BRIDGE, FISH)
     assert model._chosen(one, [alike, less, weak]) == [alike]
+
+
+def test_what_a_question_s_picture_is_taken_for_changes_no_item(model, blobs):
+    noise = np.random.default_rng(5).integers(0, 255, (2, 40, 40, 3), np.uint8)
+    near = np.clip(noise[0].astype(int) + 3, 0, 255).astype(np.uint8)
+    keys = [blobs.put(png(Image.fromarray(p))) for p in (noise[0], near, noise[1])]
+    sources = tuple(item(str(i), f"Picture {i}.", key) for i, key in enumerate(keys))
+    context = Context(Question("c", "Which one is this?", (keys[0],)), sources)
+    told = []
+    for _ in range(2):
+        (mine,), items = model.look_at(context)
+        told.append([model.likeness(mine, own) for own in items])
+    assert mine.closer is not None
+    assert told[0] == told[1]
 
 
 def test_it_abstains_where_nothing_answers(model):

@@ -12,6 +12,7 @@ import torch
 from rag_owl.model.nano import minilm
 from rag_owl.model.nano.eyes import Eyes, normalise
 from rag_owl.model.nano.likeness import similarities
+from rag_owl.model.nano.pointing import behind
 from rag_owl.model.nano.reader import Reader
 from rag_owl.model.nano.window import collate, tokenise
 from rag_owl.model.train.nano import lean, warp
@@ -327,6 +328,13 @@ def test_the_rest_of_the_eyes_is_what_explains_most():
         pooled = eyes.look(normalise(torch.from_numpy(pixels)))[1]
     kept = (pooled @ rows.T).square().sum() / pooled.square().sum()
     assert kept > 0.99  # 80 pictures lie in no more than 80 of the 128 directions
+
+
+def test_only_near_items_fall_behind_a_text_that_is_more_like_the_question():
+    scores, alike = np.array([20.0, 15.0, 9.0, 7.9]), np.array([0.2, 0.5, 0.6, 0.9])
+    taken = behind(scores, alike, 10.0)
+    assert taken == pytest.approx([4.0, 1.0, 0.0, 0.0])
+    assert behind(scores[:1], alike[:1], 10.0).tolist() == [0.0]
 
 
 def test_the_logistic_fit_finds_the_curve():

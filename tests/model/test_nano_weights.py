@@ -41,6 +41,17 @@ def test_what_is_written_is_what_is_read(folder):
     assert weights.manifest(target)["calibration"] == CALIBRATION
 
 
+def test_thresholds_are_those_of_this_reader_and_these_eyes(folder, tmp_path):
+    for file in folder[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    files = weights.manifest(tmp_path)["files"]
+    own = {name: files[f"{name}.safetensors"] for name in ("reader", "eyes")}
+    for said, fits in ((own, True), ({"reader": own["reader"]}, True),
+                       (own | {"eyes": "0"}, False), (own | {"reader": "0"}, False)):  # fmt: skip
+        (tmp_path / weights.EVIDENCE).write_text(json.dumps(said))
+        assert weights.evidence(tmp_path) == (said if fits else None)
+
+
 def test_word_embeddings_are_not_shipped_but_published(folder):
     target, _, _ = folder
     assert (target / "reader.safetensors").stat().st_size < 6_000_000

@@ -243,7 +243,8 @@ def run(
     files = weights.manifest(arriving)["files"]
     if checks is not None:
         # Of the checks of citations: the head that judges was held, so its thresholds stay.
-        checks |= {"reader": files["reader.safetensors"], "carried_over_from": checks["reader"]}
+        checks |= {"carried_over_from": checks["reader"]}
+        checks |= {name: files[f"{name}.safetensors"] for name in ("reader", "eyes")}
         checks["answerable"] = checks.get("answerable", {}) | calibrated
         text = json.dumps(checks, indent=2) + "\n"
         (arriving / weights.EVIDENCE).write_text(text, encoding="utf-8")

@@ -365,7 +365,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 2)))
     parser.add_argument("--save-every", type=float, default=120)
     parser.add_argument("--log-every", type=float, default=120)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.sight_only and (args.text_only or {*args.kinds} != {"look"}):
+        parser.error("--sight-only learns from pictures alone: give it --kinds look")
+    train(args)
 
 
 if __name__ == "__main__":
