@@ -46,7 +46,7 @@ def evidence(folder: Path = FOLDER) -> dict[str, Any] | None:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         files = manifest(folder)["files"]
         fits = stored["reader"] == files["reader.safetensors"]
-        # Folders that were trained before name the reader alone; their eyes were never trained.
+        # Older folders name the reader alone: what trains a reader leaves the eyes as they are.
         fits &= stored.get("eyes", files["eyes.safetensors"]) == files["eyes.safetensors"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidCheckpoint(f"{path} is damaged: reinstall rag-owl") from error
