@@ -36,7 +36,7 @@ class GenerationSwitched(Exception):
     """Another generation has become live since the batch was embedded: it is made once more."""
 
 
-_DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
+DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
 
 
 @dataclass(slots=True)
@@ -50,6 +50,11 @@ class Entry:
     picture_vectors: list[Vector] = field(default_factory=list)  # of items with in_picture
     complete: bool = False
     abandoned: bool = False  # turned out unreadable after a part of it was stored
+
+    @property
+    def goes_on(self) -> bool:
+        """A part of the document is stored with this batch or before, and the next is to come."""
+        return bool(self.items or self.first_ordinal) and not (self.complete or self.abandoned)
 
 
 @dataclass(slots=True)
@@ -69,6 +74,11 @@ class Batch:
         keys = {entry.document.blob for entry in self.entries}
         keys |= {item.picture for entry in self.entries for item in entry.items}
         return {key for key in keys if key is not None}
+
+    def begun(self) -> str | None:
+        """SHA-256 of the document that goes on in the next batch."""
+        last = self.entries[-1] if self.entries else None
+        return last.document.sha256 if last is not None and last.goes_on else None
 
     @property
     def documents(self) -> int:
@@ -113,6 +123,8 @@ def commit(
             counters["items"] += len(new_keys)
             _collect(entry, new_keys, rows, keys, vectors)
             continue
+        if not (entry.items or entry.first_ordinal or entry.abandoned):
+            continue  # all of it comes in the next batch
         if entry.abandoned:
             revisions.abandon(session, claim.collection_key, entry.document.sha256)
             continue
@@ -123,7 +135,7 @@ def commit(
                 revisions.move(session, claim.collection_key, [entry.document])
                 counters["unchanged"] += 1
             elif entry.complete:
-                batch.skipped.append(Skipped(entry.document.name, _DELETED))
+                batch.skipped.append(Skipped(entry.document.name, DELETED))
             continue
         new_keys = items.add(
             session,
@@ -147,7 +159,7 @@ def commit(
     for position, row in batch.next_rows.items():
         job_inputs.at_row(session, claim, position, row)
     if batch.reading is not None:
-        job_inputs.progressed(session, claim, batch.reading)
+        job_inputs.progressed(session, claim, batch.reading, batch.begun())
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
     counters["unchanged"] += batch.unchanged

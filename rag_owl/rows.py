@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA = "0005"  # the newest migration; a test holds it equal to Alembic's head
+SCHEMA = "0006"  # the newest migration; a test holds it equal to Alembic's head
 
 _Json = JSON().with_variant(JSONB(), "postgresql")
 _NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -248,6 +248,7 @@ class JobInputRow(Base):
     # How often it was begun: a file that kills its reader again and again is given up.
     attempts: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     origin: Mapped[str | None] = mapped_column(Text)  # of an upload; None: the path itself
+    begun: Mapped[str | None] = mapped_column(String(64))  # bytes stored in part: their SHA-256
 
 
 class SkippedRow(Base):

@@ -84,6 +84,30 @@ def test_pieces_that_were_skipped_before_an_interruption_are_counted_once(
     assert problems(tmp_path / "data") == []
 
 
+def test_what_is_deleted_while_its_job_is_interrupted_stays_deleted(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_BATCH", 1)
+    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 1)
+    light = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
+    (files / "a.txt").write_text("A long text. " * 1_200)
+    (files / "b.txt").write_text("The text after it.")
+    with RagOwl.open(tmp_path / "data", **light) as owl:
+        job_id = owl.ingest("c", [files], wait=False).id
+        while not owl.job(job_id).items:
+            time.sleep(0.01)
+    with RagOwl.open(tmp_path / "data", work_jobs=False, **light) as owl:
+        assert not owl.job(job_id).finished
+        (begun,) = owl.documents("c")
+        owl.delete_document("c", begun.id)
+    with RagOwl.open(tmp_path / "data", **light) as owl:
+        job = owl.wait_for_job(job_id)
+        assert (job.state, job.added, job.found, job.handled) == ("done", 1, 2, 2)
+        assert "deleted while" in job.skipped[0].reason
+        assert [document.name for document in owl.documents("c")] == ["b.txt"]
+    assert problems(tmp_path / "data") == []
+
+
 def test_two_documents_of_one_file_are_counted_once(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ class JobInput:
     next_row: int = 0  # below 0: of a file without rows, how many documents are stored
     attempts: int = 0  # interruptions since anything of it was stored
     origin: str | None = None  # of what was uploaded; None: its path
+    begun: str | None = None  # SHA-256 of the document of which only a part is stored
 
 
 def add(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> None:
@@ -62,6 +63,7 @@ def waiting(session: Session, claim: Claim, limit: int = 1_000) -> list[JobInput
             r.next_row,
             r.attempts,
             r.origin,
+            r.begun,
         )
         for r in rows
     ]
@@ -93,16 +95,15 @@ def begin_attempt(session: Session, claim: Claim, position: int) -> None:
     )
 
 
-def progressed(session: Session, claim: Claim, position: int) -> None:
-    """Something of an input was stored: what interruptions there were are not its doing."""
+def progressed(session: Session, claim: Claim, position: int, begun: str | None) -> None:
+    """Something of an input was stored: what interruptions there were are not its doing.
+
+    begun: SHA-256 of the document that it ends within.
+    """
     session.execute(
         update(JobInputRow)
-        .where(
-            JobInputRow.job_id == claim.job_id,
-            JobInputRow.position == position,
-            JobInputRow.attempts != 0,
-        )
-        .values(attempts=0)
+        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
+        .values(attempts=0, begun=begun)
     )
 
 
