@@ -423,11 +423,15 @@ def read_settings(**given: Any) -> Settings:
 
     Raises `InvalidSettings` with the name, the reason and, for an unknown name, the nearest one.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields}
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in known | _OTHER_NAMES:
-            near = difflib.get_close_matches(name.upper(), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
+        bare = name.upper().removeprefix(PREFIX)
+        if name.upper() in _OTHER_NAMES or not name.upper().startswith(PREFIX):
+            continue
+        if bare not in known:
+            # Without what all have in common, or anything would be like something.
+            near = difflib.get_close_matches(bare, known, 1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else "."
             raise InvalidSettings(f"unknown setting {name}{hint} Unset it or correct its name.")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -117,6 +117,10 @@ class System:
                 with exclusively(folder, seconds=60):
                     prepare_schema(engine)
             owl = cls(chosen, engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        try:
             if owl.storage.objects is None:
                 bind_folder(engine, folder)
             else:
@@ -124,12 +128,12 @@ class System:
                 threading.Thread(
                     target=owl._keep_fresh, name="rag-owl-segments", daemon=True
                 ).start()
+            owl._forget_collected()
+            if work_jobs:
+                owl._runner.start()
         except BaseException:
-            engine.dispose()
+            owl.close()
             raise
-        owl._forget_collected()
-        if work_jobs:
-            owl._runner.start()
         return owl
 
     def limited_to(self, names: Collection[str] | None) -> Self:

@@ -23,8 +23,8 @@ def test_an_unknown_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InvalidSettings, match="RAG_OWL_BATCHSIZE; did you mean RAG_OWL_BATCH_SIZE"):
         read_settings()
     monkeypatch.delenv("RAG_OWL_BATCHSIZE")
-    monkeypatch.setenv("RAG_OWL_" + 30 * "Z", "3")
-    with pytest.raises(InvalidSettings, match=r"unknown setting RAG_OWL_Z+\. Unset it"):
+    monkeypatch.setenv("RAG_OWL_FLAVOUR", "3")
+    with pytest.raises(InvalidSettings, match=r"unknown setting RAG_OWL_FLAVOUR\. Unset it"):
         read_settings()
 
 
