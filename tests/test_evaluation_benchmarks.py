@@ -7,10 +7,11 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.quality import distractors, multi_picture, validation
+from benchmarks.quality import abstention, distractors, multi_picture, validation
 from benchmarks.quality.pictures import Group, Shelf
 from benchmarks.reliability import evaluation
 from rag_owl.blobs import FolderBlobs
@@ -169,3 +170,25 @@ def test_validation_questions_say_where_their_answers_stand(tmp_path: Path) -> N
 def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
     course = evaluation.run(tmp_path, questions=12, kills=2, model="sentences", seed=3)
     assert (course.kills, course.answers, course.wrong) == (2, 12, [])
+
+
+def test_what_tells_the_right_item_is_weighed_as_it_does() -> None:
+    """Items drawn as the fit supposes: the right one with odds of score + 3 terms + 8 likeness."""
+    rng = np.random.default_rng(0)
+    kinds, signs, golds = [], [], []
+    for at in range(1_500):
+        x = np.stack([rng.normal(0, 2, 4), rng.random(4), rng.normal(0.5, 0.2, 4)], axis=1)
+        odds = np.exp(x @ [1.0, 3.0, 8.0])
+        gold = np.arange(4) == rng.choice(4, p=odds / odds.sum())
+        if at % 2:  # none holds it
+            x[:, 0] -= 6.0
+            gold[:] = False
+        kinds.append(("passages", "tables", "found")[at % 3])
+        signs.append(x)
+        golds.append(gold)
+    fitted = abstention.fit(kinds, signs, golds)
+    assert fitted["plain_terms"] == pytest.approx(3, rel=0.3)
+    assert fitted["plain_alike"] == pytest.approx(8, rel=0.3)
+    assert fitted["plain_slope"] > 0
+    assert fitted["right_item_found"] > 0.6  # by score alone: a half
+    assert fitted["roc_area_found"] > 0.9

@@ -30,7 +30,7 @@ from rag_owl.model.train.nano.passages import (
     token_range,
 )
 from rag_owl.model.train.nano.pictures import FLAG_SIDE, SIDE, Flags, Pictures, load, same_looking
-from rag_owl.model.train.nano.reader import pointer_loss, windows_of, with_pictures
+from rag_owl.model.train.nano.reader import SIGHT, pointer_loss, windows_of, with_pictures
 from rag_owl.model.train.nano.statements import CONTRADICTED, SUPPORTED, statement, swaps
 from rag_owl.model.train.nano.tables import TableQuestion, markdown, markdown_episode
 from rag_owl.statements import declare
@@ -256,6 +256,36 @@ def test_of_strange_things_only_their_appearance_is_told(pictures):
             with_pictures(rows, windows, episodes, features, pooled, [False] * 4, eyes)
         told = rows.similarities.abs().sum((0, 1)).nonzero()[:, 0].tolist()
         assert told == (list(range(9)) if kept == 9 else [0, 3, 7])
+
+
+def test_what_learns_of_sight_alone_leaves_texts_as_they_were_read(pictures, article):
+    torch.manual_seed(0)
+    reader, eyes, rng = Reader().eval(), Eyes().eval(), random.Random(3)
+    start = TEXTS[1].index("Scotland")
+    asked = Asked("Where?", "Scotland", [(start, start + 8)], 1)
+    none = np.zeros(0, np.int32)
+    episode = squad_episode(article, asked, rng, none, passages=2, answerable=True, limit=60)
+    texts = collate(windows_of(pictures.tokenizer, [episode]))
+    looked = [pictures.thing(rng)]
+    windows = windows_of(pictures.tokenizer, looked)
+    rows = collate(windows)
+
+    def read() -> list[torch.Tensor]:
+        return [
+            torch.cat([r.start.flatten(), r.end.flatten(), r.item.flatten(), r.support.flatten()])
+            for r in (reader.infer(texts), reader.infer(rows))
+        ]
+
+    with torch.no_grad():
+        features, *parts = eyes(pictures.render(looked, torch.Generator().manual_seed(1)))
+        with_pictures(rows, windows, looked, features, torch.cat(parts, 1), [False], eyes)
+        before = read()
+        for name, parameter in reader.named_parameters():
+            if any(part in name for part in SIGHT):
+                parameter += 0.1 * torch.randn(parameter.shape)
+        after = read()
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 def test_pictures_that_are_alike_are_leaned_towards(pictures):
