@@ -51,11 +51,6 @@ class Entry:
     complete: bool = False
     abandoned: bool = False  # turned out unreadable after a part of it was stored
 
-    @property
-    def goes_on(self) -> bool:
-        """A part of the document is stored with this batch or before, and the next is to come."""
-        return bool(self.items or self.first_ordinal) and not (self.complete or self.abandoned)
-
 
 @dataclass(slots=True)
 class Batch:
@@ -74,11 +69,6 @@ class Batch:
         keys = {entry.document.blob for entry in self.entries}
         keys |= {item.picture for entry in self.entries for item in entry.items}
         return {key for key in keys if key is not None}
-
-    def begun(self) -> str | None:
-        """SHA-256 of the document that goes on in the next batch."""
-        last = self.entries[-1] if self.entries else None
-        return last.document.sha256 if last is not None and last.goes_on else None
 
     @property
     def documents(self) -> int:
@@ -159,7 +149,7 @@ def commit(
     for position, row in batch.next_rows.items():
         job_inputs.at_row(session, claim, position, row)
     if batch.reading is not None:
-        job_inputs.progressed(session, claim, batch.reading, batch.begun())
+        job_inputs.progressed(session, claim, batch.reading)
     if any(counters.values()):
         collections.touch(session, claim.collection_key)
     counters["unchanged"] += batch.unchanged

@@ -190,7 +190,7 @@ class Ingest:
             else:  # another name or other metadata
                 self._batch.seen.append(document)
             return True
-        if known is None and loaded.sha256 == source.begun:
+        if known is None and loaded.sha256 == source.deleted:
             self._batch.skipped.append(Skipped(loaded.name, DELETED))
             return True
         if known is None and (full := self._why_full(document)):

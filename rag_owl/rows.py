@@ -248,7 +248,8 @@ class JobInputRow(Base):
     # How often it was begun: a file that kills its reader again and again is given up.
     attempts: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     origin: Mapped[str | None] = mapped_column(Text)  # of an upload; None: the path itself
-    begun: Mapped[str | None] = mapped_column(String(64))  # bytes stored in part: their SHA-256
+    # SHA-256 of the document of it that was deleted when only a part of it was stored.
+    deleted: Mapped[str | None] = mapped_column(String(64))
 
 
 class SkippedRow(Base):

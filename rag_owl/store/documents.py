@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from rag_owl.errors import NotFound
 from rag_owl.rows import CollectionRow, DocumentRow, ItemRow, RevisionRow
-from rag_owl.store import condemned, names, redaction, revisions
+from rag_owl.store import condemned, job_inputs, names, redaction, revisions
 from rag_owl.store.filters import condition as metadata_matches
 from rag_owl.types import Document
 
@@ -166,4 +166,6 @@ def _remove(session: Session, row: DocumentRow) -> None:
     ).all():
         if revision.current or not revision.complete:
             revisions.retire(session, revision)
+        if not revision.complete:
+            job_inputs.say_deleted(session, row.collection_key, row.origin, revision.sha256)
     session.execute(sql_delete(DocumentRow).where(DocumentRow.key == row.key))

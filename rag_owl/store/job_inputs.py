@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from rag_owl.rows import JobInputRow
+from rag_owl.rows import JobInputRow, JobRow
 from rag_owl.store.claims import Claim
 
 
@@ -22,7 +22,7 @@ class JobInput:
     next_row: int = 0  # below 0: of a file without rows, how many documents are stored
     attempts: int = 0  # interruptions since anything of it was stored
     origin: str | None = None  # of what was uploaded; None: its path
-    begun: str | None = None  # SHA-256 of the document of which only a part is stored
+    deleted: str | None = None  # SHA-256 of what was deleted while a part of it was stored
 
 
 def add(session: Session, claim: Claim, inputs: Sequence[JobInput]) -> None:
@@ -63,10 +63,27 @@ def waiting(session: Session, claim: Claim, limit: int = 1_000) -> list[JobInput
             r.next_row,
             r.attempts,
             r.origin,
-            r.begun,
+            r.deleted,
         )
         for r in rows
     ]
+
+
+def say_deleted(session: Session, collection_key: int, origin: str, sha256: str) -> None:
+    """A half-read document of this origin is deleted: whoever reads on leaves these bytes out."""
+    of_file = func.coalesce(JobInputRow.origin, JobInputRow.path)
+    session.execute(
+        update(JobInputRow)
+        .where(
+            ~JobInputRow.done,
+            JobInputRow.job_id.in_(
+                select(JobRow.id).where(JobRow.collection_key == collection_key)
+            ),
+            # what comes from within a file (a row, an archive's file) has the file's origin first
+            func.substr(literal(origin), 1, func.length(of_file)) == of_file,
+        )
+        .values(deleted=sha256)
+    )
 
 
 def suspect(session: Session, claim: Claim) -> bool:
@@ -95,15 +112,16 @@ def begin_attempt(session: Session, claim: Claim, position: int) -> None:
     )
 
 
-def progressed(session: Session, claim: Claim, position: int, begun: str | None) -> None:
-    """Something of an input was stored: what interruptions there were are not its doing.
-
-    begun: SHA-256 of the document that it ends within.
-    """
+def progressed(session: Session, claim: Claim, position: int) -> None:
+    """Something of an input was stored: what interruptions there were are not its doing."""
     session.execute(
         update(JobInputRow)
-        .where(JobInputRow.job_id == claim.job_id, JobInputRow.position == position)
-        .values(attempts=0, begun=begun)
+        .where(
+            JobInputRow.job_id == claim.job_id,
+            JobInputRow.position == position,
+            JobInputRow.attempts != 0,
+        )
+        .values(attempts=0)
     )
 
 
@@ -112,7 +130,7 @@ def done(session: Session, claim: Claim, positions: Sequence[int]) -> None:
         session.execute(
             update(JobInputRow)
             .where(JobInputRow.job_id == claim.job_id, JobInputRow.position.in_(positions))
-            .values(done=True)
+            .values(done=True, deleted=None)
         )
 
 
