@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from rag_owl import retention
 from rag_owl.indexer.milvus import name_of
 from rag_owl.indexer.segment_store import SegmentStore
 from rag_owl.store import (
@@ -51,6 +52,11 @@ class Entry:
     complete: bool = False
     abandoned: bool = False  # turned out unreadable after a part of it was stored
 
+    def blobs(self) -> set[str]:
+        """What its rows will refer to."""
+        keys = {self.document.blob, *(item.picture for item in self.items)}
+        return {key for key in keys if key is not None}
+
 
 @dataclass(slots=True)
 class Batch:
@@ -63,12 +69,11 @@ class Batch:
     done: list[int] = field(default_factory=list)  # positions of finished inputs
     next_rows: dict[int, int] = field(default_factory=dict)  # position -> as `JobInput.next_row`
     reading: int | None = None  # position of the input that is being read
+    loose: set[str] = field(default_factory=set)  # blobs put for a batch that was not stored
 
     def blobs(self) -> set[str]:
         """What its rows will refer to."""
-        keys = {entry.document.blob for entry in self.entries}
-        keys |= {item.picture for entry in self.entries for item in entry.items}
-        return {key for key in keys if key is not None}
+        return {key for entry in self.entries for key in entry.blobs()}
 
     @property
     def documents(self) -> int:
@@ -98,6 +103,7 @@ def commit(
     counters = {"added": 0, "updated": 0, "unchanged": 0, "items": 0}
     vectors: dict[str, list[Vector]] = {"text": [], "picture": []}
     keys: dict[str, list[int]] = {"text": [], "picture": []}
+    loose = batch.loose - batch.blobs()  # nothing will refer to them
     at = 0
     # First what only moved: then new bytes find their origins free, and retire nothing that is
     # merely somewhere else.
@@ -120,12 +126,13 @@ def commit(
             continue
         revision = _revision(session, claim, generation, entry)
         if revision is None:
-            if revisions.is_complete(session, claim.collection_key, entry.document.sha256):
-                # the second of two equal documents in one batch
+            if not revisions.is_complete(session, claim.collection_key, entry.document.sha256):
+                loose |= entry.blobs()
+                if entry.complete:
+                    batch.skipped.append(Skipped(entry.document.name, DELETED))
+            elif entry.complete:  # the second of two equal documents in one batch
                 revisions.move(session, claim.collection_key, [entry.document])
                 counters["unchanged"] += 1
-            elif entry.complete:
-                batch.skipped.append(Skipped(entry.document.name, DELETED))
             continue
         new_keys = items.add(
             session,
@@ -148,6 +155,9 @@ def commit(
     job_inputs.done(session, claim, batch.done)
     for position, row in batch.next_rows.items():
         job_inputs.at_row(session, claim, position, row)
+    if loose:  # what only looks so, because other rows refer to it, is left by the collector
+        condemned.condemn(session, loose)
+        retention.begin(session, claim.collection_key)
     if batch.reading is not None:
         job_inputs.progressed(session, claim, batch.reading)
     if any(counters.values()):

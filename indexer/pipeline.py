@@ -79,7 +79,9 @@ class Ingest:
             except BlobsGone as gone:  # a deletion was faster: put them again
                 with db.writing(self._shop.engine) as session:
                     condemned.forgive(session, gone.keys)
+                loose = self._batch.loose | self._batch.blobs()
                 self._begin_batch()
+                self._batch.loose = loose  # it may have been deleted, and is not put again then
         if finished:
             merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
         return finished
@@ -206,13 +208,16 @@ class Ingest:
                     raise UnreadableMedia("changed while it was read; ingest it again")
                 entry.document = document = replace(document, blob=blob)
             self._batch.entries.append(entry)
-            for item, image in self._items(loaded, skip=stored):
+            for item, image, data in self._items(loaded, skip=stored):
                 if self._is_full():
                     reached = entry.first_ordinal + len(entry.items)
                     if not self._flush():
                         return False
                     entry = Entry(document, reached)
                     self._batch.entries.append(entry)
+                if data is not None and item.picture is not None:
+                    self._arriving.put(data)  # with the batch that refers to it
+                    self._pictures.append(item.picture)
                 entry.items.append(item)
                 self._batch.items += 1
                 if item.in_text:
@@ -259,8 +264,11 @@ class Ingest:
             self._view = Session(self._shop.engine)
         return self._view
 
-    def _items(self, loaded: Loaded, skip: int) -> Iterator[tuple[NewItem, Image | None]]:
-        """The document's items after the first `skip`, each with the picture to be embedded."""
+    def _items(
+        self, loaded: Loaded, skip: int
+    ) -> Iterator[tuple[NewItem, Image | None, bytes | None]]:
+        """The document's items after the first `skip`, each with the picture to be embedded and
+        its file to be kept."""
         seen: set[str] = set()  # a picture that several items share is embedded once
         for ordinal, draft in enumerate(split(loaded)):
             key, first = None, False
@@ -270,11 +278,9 @@ class Ingest:
                 seen.add(key)
             if ordinal < skip:
                 continue
-            if key is not None and draft.picture is not None and first:
-                self._arriving.put(draft.picture.data)
-                self._pictures.append(key)
-            image = draft.picture.image if draft.picture is not None and first else None
-            yield _new_item(draft, key, image is not None), image
+            picture = draft.picture if first else None
+            image, data = (picture.image, picture.data) if picture is not None else (None, None)
+            yield _new_item(draft, key, image is not None), image, data
 
     def _is_full(self) -> bool:
         batch = self._batch

@@ -241,7 +241,7 @@ def delete_answers(session: Session, which: Any, limit: int = _ROWS_AT_ONCE) -> 
 
 def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:
     """Segments, uploads and blobs that nothing needs any more; False: asked to stop."""
-    looked = -_LOOK_AGAIN
+    look: condemned.Look | None = None
     with db.reading(cleaner.engine) as session:
         withdrawn = jobs.withdrawn(session)
     for parameters in withdrawn:
@@ -252,13 +252,13 @@ def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) 
                 cleaner.remove_segments()
                 with db.reading(cleaner.engine) as session:
                     keys = condemned.pending(session, _BLOBS_AT_ONCE)
-                    if keys and time.monotonic() - looked > _LOOK_AGAIN:
-                        in_answers, looked = set(condemned.of_answers(session)), time.monotonic()
-                if not keys:
-                    return True
+                    if not keys:
+                        return True
+                    if look is None or _is_old(look, keys):
+                        look = condemned.Look.now(session)
                 with db.writing(cleaner.engine) as session:
                     claims.advance(session, claim)
-                    condemned.doom(session, keys, in_answers)
+                    condemned.doom(session, keys, look)
                 with db.writing(cleaner.engine) as session:
                     claims.advance(session, claim)
                     now = condemned.collect(session, keys, lambda key: _remove(cleaner, key))
@@ -267,6 +267,12 @@ def _remove_files(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) 
             return False
         # A backup copies files, or may wait for its turn: it looks as often as `holds` says.
         time.sleep(2 * holds.LOOKS_EVERY if may else _PAUSE)
+
+
+def _is_old(look: condemned.Look, keys: Mapping[str, float]) -> bool:
+    return time.monotonic() - look.at > _LOOK_AGAIN or any(
+        look.is_too_old_for(key, since) for key, since in keys.items()
+    )
 
 
 def _remove(cleaner: Cleaner, key: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Select, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,6 +29,23 @@ _AT_ONCE = 500
 _DOOMED = 0.0  # `gone_at` of what is about to go, and may be gone already
 _REMEMBERED = 7 * 86_400.0  # seconds that a collected blob is remembered: longer than any batch
 _SAVING = 3_600.0  # seconds between an answer's time and its commit, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What answers refer to: too long a search to be made while others wait for the end of it."""
+
+    at: float  # monotonic seconds
+    condemned: dict[str, float]  # before it was made: blobs -> when they were condemned
+    in_answers: frozenset[str]
+
+    @classmethod
+    def now(cls, session: Session) -> Look:
+        return cls(time.monotonic(), pending(session), frozenset(of_answers(session)))
+
+    def is_too_old_for(self, key: str, since: float) -> bool:
+        """Whether it says that an answer needs a blob of which the answer may have been cleared."""
+        return key in self.in_answers and self.condemned.get(key) != since
 
 
 def condemn(session: Session, keys: Select[str | None] | Iterable[str]) -> None:
@@ -79,22 +97,28 @@ def forgive(session: Session, keys: Collection[str]) -> None:
     session.execute(delete(CondemnedRow).where(CondemnedRow.key.in_(list(keys))))
 
 
-def pending(session: Session, limit: int) -> list[str]:
-    return list(
-        session.scalars(
-            select(CondemnedRow.key).where(_not_gone()).order_by(CondemnedRow.key).limit(limit)
-        )
-    )
+def pending(session: Session, limit: int | None = None) -> dict[str, float]:
+    """Blobs that are still to be collected -> when each was condemned."""
+    columns = select(CondemnedRow.key, CondemnedRow.since).where(_not_gone())
+    return {row.key: row.since for row in session.execute(columns.order_by("key").limit(limit))}
 
 
-def doom(session: Session, keys: Collection[str], in_answers: Collection[str]) -> None:
+def doom(session: Session, keys: Collection[str], look: Look) -> None:
     """Of the condemned blobs, those that nothing refers to are to be collected; others stay.
 
-    in_answers: what answers referred to when that was looked up, within the last hour: that takes
-    too long to be done here, while others wait. Commit it before `collect`.
+    look: made within the last hour; what it misses, because a deletion took an answer's evidence
+    since, stays condemned. Commit it before `collect`.
     """
-    still = _condemned_of(session, keys)
-    used = still & (set(in_answers) | set(of_answers(session, time.time() - 2 * _SAVING)))
+    still = {
+        row.key
+        for row in session.execute(
+            select(CondemnedRow.key, CondemnedRow.since).where(
+                CondemnedRow.key.in_(_condemned_of(session, keys))
+            )
+        )
+        if not look.is_too_old_for(row.key, row.since)
+    }
+    used = still & (look.in_answers | set(of_answers(session, time.time() - 2 * _SAVING)))
     for column in (ItemRow.picture, RevisionRow.blob):
         used.update(
             key

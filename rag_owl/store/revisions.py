@@ -13,7 +13,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from rag_owl.rows import DocumentRow, ItemRow, RevisionRow
-from rag_owl.store import segments, words
+from rag_owl.store import condemned, segments, words
 
 Outcome = Literal["added", "updated", "unchanged"]
 
@@ -118,13 +118,20 @@ def abandon(session: Session, collection_key: int, sha256: str) -> None:
     )
     if row is None:
         return
-    retire(session, row)
     document_key = row.document_key
-    session.delete(row)
+    _throw_away(session, row)
     session.flush()
     others = select(RevisionRow.key).where(RevisionRow.document_key == document_key)
     if session.scalar(others.limit(1)) is None:
         session.execute(sql_delete(DocumentRow).where(DocumentRow.key == document_key))
+
+
+def _throw_away(session: Session, row: RevisionRow) -> None:
+    """Its items go with it; its bytes with the next deletion."""
+    retire(session, row)
+    condemned.condemn(session, [row.blob] if row.blob else [])
+    condemned.condemn(session, select(ItemRow.picture).where(ItemRow.revision_key == row.key))
+    session.delete(row)
 
 
 def move(session: Session, collection_key: int, seen: Sequence[NewDocument]) -> None:
@@ -283,9 +290,10 @@ def complete_revision(session: Session, revision_key: int) -> None:
             or_(RevisionRow.current, ~RevisionRow.complete),
         )
     ).all():
-        retire(session, other)
-        if not other.complete:  # begun and left behind: nobody will ever cite it
-            session.delete(other)
+        if other.complete:
+            retire(session, other)
+        else:  # begun and left behind
+            _throw_away(session, other)
     session.flush()
     if not row.current:
         row.current = True

@@ -22,6 +22,7 @@ from rag_owl.errors import BlobsGone, Conflict, DataFolderBusy, NotFound, Storag
 from rag_owl.jobs import MOST_INTERRUPTIONS
 from rag_owl.rows import AnswerRow, Base, CondemnedRow, JobRow
 from rag_owl.store import claims, collections, condemned
+from rag_owl.store.condemned import Look
 from tests.consistency import problems
 from tests.databases import new_postgres
 
@@ -205,7 +206,7 @@ def test_a_blob_stored_while_it_is_collected_survives(
         with db.writing(owl.engine) as session:
             condemned.condemn(session, [key])
         with db.writing(owl.engine) as session:
-            condemned.doom(session, [key], [])
+            condemned.doom(session, [key], Look.now(session))
         with db.writing(owl.engine) as session:
             assert condemned.collect(session, [key], owl.blobs.delete) == 1
         with pytest.raises(BlobsGone), db.writing(owl.engine) as session:
@@ -219,7 +220,7 @@ def test_a_blob_stored_while_it_is_collected_survives(
         with db.writing(owl.engine) as session:
             condemned.keep(session, [key])
         with db.writing(owl.engine) as session:
-            condemned.doom(session, [key], [])
+            condemned.doom(session, [key], Look.now(session))
         with db.writing(owl.engine) as session:
             assert condemned.collect(session, [key], owl.blobs.delete) == 0
         assert owl.blobs.exists(key)
@@ -234,7 +235,7 @@ def test_a_collector_that_fails_between_its_files_deceives_nobody(
         keys = sorted(stored)
         with db.writing(owl.engine) as session:
             condemned.condemn(session, keys)
-            condemned.doom(session, keys, [])
+            condemned.doom(session, keys, Look.now(session))
 
         def fail_at_the_second(key: str) -> None:
             if key == keys[1]:
@@ -249,7 +250,7 @@ def test_a_collector_that_fails_between_its_files_deceives_nobody(
                 condemned.keep(session, [key])
         with db.writing(owl.engine) as session:  # one comes again, the other one is still to go
             condemned.forget_old(session)
-            assert condemned.pending(session, 9) == keys
+            assert list(condemned.pending(session, 9)) == keys
             condemned.forgive(session, [keys[0]])
         assert owl.blobs.put(stored[keys[0]]) == keys[0]
         with db.writing(owl.engine) as session:
