@@ -32,12 +32,23 @@ def _weight(ranking: Ranking, with_pictures: bool) -> float:
 
 
 def fuse(found: Sequence[Ranking], with_pictures: bool) -> dict[int, float]:
-    """Score by item key, by weighted reciprocal-rank fusion, best first; of equals the oldest."""
+    """Score by item key, by weighted reciprocal-rank fusion, best first; of equals the oldest.
+
+    Of the rankings by the user's pictures the best one counts: each may show something else, and
+    what comes twentieth for two of them is neither.
+    """
     scores: dict[int, float] = {}
+    by_picture: dict[int, float] = {}
     for ranking in found:
         weight = _weight(ranking, with_pictures)
         for rank, key in enumerate(ranking.hits, 1):
-            scores[key] = scores.get(key, 0.0) + weight / (RANK_CONSTANT + rank)
+            score = weight / (RANK_CONSTANT + rank)
+            if ranking.channel == "picture":
+                by_picture[key] = max(by_picture.get(key, 0.0), score)
+            else:
+                scores[key] = scores.get(key, 0.0) + score
+    for key, score in by_picture.items():
+        scores[key] = scores.get(key, 0.0) + score
     return dict(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

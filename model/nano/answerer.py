@@ -22,7 +22,6 @@ from rag_owl.model.nano.window import Window, collate, pack, tokenise
 from rag_owl.ports import BlobStore, Grounding
 from rag_owl.types import Box, Context, Draft, Item
 
-ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 # What it is: not a fact about it, as in "What is the anthem of this country?".
 _WHAT_IS_IT = re.compile(
     r"\b(?:what|which|who|whose)(?:\s+\w+){0,2}\s+(?:is|are|was|were)\s+"
@@ -129,7 +128,7 @@ class NanoAnswerer:
             recognised = drafts.recognised(context, self._looker, user, items)
             if recognised is not None:
                 return recognised
-        return Draft(ABSTENTION, answerable=likely, abstained=True)
+        return Draft(drafts.ABSTENTION, answerable=likely, abstained=True)
 
     def _chosen(self, context: Context, found: Sequence[Span]) -> list[Span]:
         """The best span; of a question in words that asks for several things, the near ones too."""

@@ -41,8 +41,9 @@ _ODD = re.compile(
 # What is compared then is no picture: "Do these two countries have the same capital?"
 _FACTS = re.compile(r"\b(?:ha(?:s|ve|d)|shares?|speaks?|uses?|capitals?|currenc(?:y|ies))\b", re.I)
 _HOW_MANY = re.compile(
-    rf"\bhow\s+many\s+(?:(?:of|the|these|those|my|other|others|ones?)\s+)*"
-    rf"(?:{_PICTURE}|others?|ones|them)\b",
+    rf"\bhow\s+many\s+(?:(?:(?:of|the|these|those|my|other|others|ones?)\s+)*"
+    rf"(?:{_PICTURE}|others?|ones|them)"
+    r"|of\s+(?:these|those)\s+(?:show|are|look|depict|have|contain))\b",
     re.I,
 )
 _TEENS = (11, 12, 13)

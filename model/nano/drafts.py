@@ -15,6 +15,7 @@ from rag_owl.sentences import sentence_spans
 from rag_owl.terms import query_terms
 from rag_owl.types import Attribution, Box, Context, Draft, Look
 
+ABSTENTION = "The retrieved items do not seem to hold an answer to this question."
 NOT_READ = "This model reads English only; these passages share words with the question:"
 
 
@@ -72,7 +73,8 @@ def compared(
     if asked is None:
         return None
     if asked.kind == "count" and asked.reference is None:
-        return _counted(context, looker, user, items)
+        # A number that stands in some text would be no count of these pictures.
+        return _counted(context, looker, user, items) or Draft(ABSTENTION, abstained=True)
     plain = [replace(seen, closer=None) for seen in user]  # as the threshold was set
     alike = np.array([[looker.likeness(a, b) for b in plain] for a in plain])
     said = comparing.answer(asked, alike, looker.threshold)

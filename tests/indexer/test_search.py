@@ -31,3 +31,12 @@ def test_a_question_with_a_picture_is_led_by_pictures_alone() -> None:
     fused = list(fuse([TEXT, WORDS], True))
     asked = Question("c", "Where is this?", ("0" * 64,), k=5)
     assert with_leaders(fused, [TEXT, WORDS], asked) == fused
+
+
+def test_what_each_of_two_pictures_is_most_like_comes_first() -> None:
+    """One in the middle for both is neither."""
+    first = Ranking("picture", dict.fromkeys([1, *range(10, 59)], 0.9))
+    second = Ranking("picture", dict.fromkeys([2, *range(58, 9, -1)], 0.9))
+    words = Ranking("words", dict.fromkeys([30, 2], 3.0))
+    assert set(list(fuse([first, second], True))[:2]) == {1, 2}
+    assert next(iter(fuse([first, second, words], True))) == 2
