@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL.Image import Image
 from sqlalchemy.orm import Session
 
 from rag_owl import db, paths, uploads
+from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import BlobsGone, UnreadableMedia
 from rag_owl.indexer.batch import DELETED, Batch, Entry, GenerationSwitched, commit, embedding_input
 from rag_owl.indexer.inputs import find_inputs
@@ -187,6 +189,7 @@ class Ingest:
             self._generation.splitter,
         )
         if known is not None and known.complete:
+            self._heal(loaded)
             if known.document == document:
                 self._batch.unchanged += 1
             else:  # another name or other metadata
@@ -243,6 +246,18 @@ class Ingest:
             )
         entry.complete = True
         return True
+
+    def _heal(self, loaded: Loaded) -> None:
+        """The file of a document that is known, where it was lost (`doctor --deep` says so).
+
+        An object store is not asked: for a million files that did not change it would take hours.
+        """
+        blobs = self._shop.blobs
+        key = loaded.source_sha256 or loaded.sha256
+        if loaded.source is None or not isinstance(blobs, FolderBlobs) or blobs.exists(key):
+            return
+        with suppress(OSError), loaded.source.open("rb") as file:
+            self._arriving.put(file)
 
     def _why_full(self, document: NewDocument) -> str | None:
         """Why there is no room for it; None: there is."""

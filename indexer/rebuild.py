@@ -23,6 +23,7 @@ from rag_owl.store import blob_uses, condemned
 
 Blobs: TypeAlias = FolderBlobs | RemoteBlobs
 _NAMED = 3  # documents in one message
+AGAIN = "ingest again"
 
 
 def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
@@ -112,7 +113,7 @@ def who_needs(engine: Engine, key: str) -> str:
         ).all()
         if rows:
             names = ", ".join(f"{name} in {collection}" for collection, name in rows)
-            return f"ingest again: {names}"
+            return f"{AGAIN}: {names}"
         answers = session.scalars(select(AnswerRow)).partitions(500)
         for part in answers:
             for row in part:

@@ -120,6 +120,9 @@ def repair_files(owl: System) -> tuple[set[str], dict[str, str]]:
         for key, what in lost.items()
         if key not in again
     }
+    for key, said in stay.items():
+        if lost[key] == "is damaged" and rebuild.AGAIN in said:
+            owl.blobs.delete(key)  # nobody can read it, and ingesting stores what is missing
     return again, stay
 
 

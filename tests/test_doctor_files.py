@@ -56,6 +56,20 @@ def test_what_can_be_made_again_is(data: Path, damage: str) -> None:
     assert problems(data) == []
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_ingesting_again_heals_what_was_lost(data: Path, damaged: bool) -> None:
+    with RagOwl.open(data, **LIGHT) as owl:
+        for key in list(owl.blobs.list_keys()):
+            if damaged:
+                owl.blobs.path(key).write_bytes(b"something else")
+            else:
+                owl.blobs.path(key).unlink()
+        assert not all(finding.well for finding in examine(owl, deep=True))
+        job = owl.ingest("c", [data.parent / "owls.pdf", data.parent / "note.txt"])
+        assert (job.state, job.added, job.unchanged) == ("done", 0, 2)
+        assert all(finding.well for finding in examine(owl, deep=True))
+
+
 def test_what_cannot_says_what_to_do(data: Path) -> None:
     with RagOwl.open(data, **LIGHT) as owl:
         for document in owl.documents("c"):
