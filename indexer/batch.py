@@ -21,6 +21,7 @@ from rag_owl.store import (
     generations,
     items,
     job_inputs,
+    jobs,
     revisions,
     segments,
 )
@@ -35,9 +36,6 @@ Vector = NDArray[np.float32]
 
 class GenerationSwitched(Exception):
     """Another generation has become live since the batch was embedded: it is made once more."""
-
-
-DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
 
 
 @dataclass(slots=True)
@@ -129,7 +127,7 @@ def commit(
             if not revisions.is_complete(session, claim.collection_key, entry.document.sha256):
                 loose |= entry.blobs()
                 if entry.complete:
-                    batch.skipped.append(Skipped(entry.document.name, DELETED))
+                    batch.skipped.append(Skipped(entry.document.name, jobs.DELETED))
             elif entry.complete:  # the second of two equal documents in one batch
                 revisions.move(session, claim.collection_key, [entry.document])
                 counters["unchanged"] += 1

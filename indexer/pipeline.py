@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from rag_owl import db, paths, uploads
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import BlobsGone, UnreadableMedia
-from rag_owl.indexer.batch import DELETED, Batch, Entry, GenerationSwitched, commit, embedding_input
+from rag_owl.indexer.batch import Batch, Entry, GenerationSwitched, commit, embedding_input
 from rag_owl.indexer.inputs import find_inputs
 from rag_owl.indexer.loaders import Input, Loaded, SkippedRow
 from rag_owl.indexer.loaders.apart import read_apart
@@ -196,7 +196,7 @@ class Ingest:
                 self._batch.seen.append(document)
             return True
         if known is None and loaded.sha256 == source.deleted:
-            self._batch.skipped.append(Skipped(loaded.name, DELETED))
+            self._batch.skipped.append(Skipped(loaded.name, jobs.DELETED))
             return True
         if known is None and (full := self._why_full(document)):
             self._batch.skipped.append(Skipped(loaded.name, full))

@@ -324,7 +324,7 @@ class _Restore:
             folder=str(self.folder),
             created_at=float(created) if isinstance(created, int | float) else 0.0,
             version=str(self.manifest.get("version"))[:40],
-            collections=tuple(names),
+            collections=tuple(n for n in names if not collections.DELETED.fullmatch(n)),
             documents=self.rows.get("documents", 0),
             rows=sum(self.rows.values()),
             blobs=self.stored,

@@ -45,8 +45,8 @@ def neutralize_jobs(
     among them are returned, as `upload …`.
     """
     lacking = list[str]()
-    session.execute(delete(JobInputRow))
     now = time.time()
+    going_on = set[str]()
     for job in session.scalars(select(JobRow).execution_options(yield_per=1_000)):
         job.worker = job.heartbeat_at = job.claimed_at = None
         unfinished = job.state in ("queued", "running")
@@ -56,9 +56,13 @@ def neutralize_jobs(
             # Checksums name files: ours, and not what the backup says that they are called.
             known = uploads.checksums(place / uploads.FOLDER / upload)
             job.parameters = {**job.parameters, "paths": [where], "checksums": known}
+            job.state = "queued" if unfinished else job.state
+            # It goes on where it was, or what was deleted since would come again.
+            if job.scanned and _move_inputs(session, job.id, folder, upload, known):
+                going_on.add(job.id)
+                continue
             job.scanned = False
-            if unfinished:  # it begins anew, and finds unchanged what was read already
-                job.state = "queued"
+            if unfinished:
                 for counter in _COUNTERS:
                     setattr(job, counter, 0)
                 session.execute(delete(SkippedRow).where(SkippedRow.job_id == job.id))
@@ -72,8 +76,27 @@ def neutralize_jobs(
                 lacking.append(f"upload {upload}")
             job.state, job.finished_at = "cancelled", now
             job.error = "it was not finished when the backup was made; begin it again"
+    session.execute(delete(JobInputRow).where(JobInputRow.job_id.not_in(going_on)))
     session.flush()
     return lacking
+
+
+def _move_inputs(
+    session: Session, job_id: str, folder: Path, upload: str, known: Collection[str]
+) -> bool:
+    """A job's inputs are read from the upload's folder here; False: one is not among its files."""
+    where = folder / uploads.FOLDER / upload
+    moved = list[tuple[JobInputRow, Path, Path | None]]()
+    for row in session.scalars(select(JobInputRow).where(JobInputRow.job_id == job_id)):
+        path = where / paths.load(row.path).name
+        companion = where / paths.load(row.companion).name if row.companion else None
+        if not {path.name, *([companion.name] if companion else ())} <= {*known}:
+            return False
+        moved.append((row, path, companion))
+    for row, path, companion in moved:
+        row.path = paths.dump(path)
+        row.companion = paths.dump(companion) if companion else None
+    return True
 
 
 def write_segments(

@@ -68,13 +68,14 @@ def delete_collection(session: Session, name: str, key_id: str | None = None) ->
     Raises `NotFound`.
     """
     key = collections.get(session, name).key
-    collections.bury(session, key)
+    # Jobs before their collection, as whoever commits a batch holds them: no deadlock.
     for job in session.scalars(
         select(JobRow.id).where(
             JobRow.collection_key == key, JobRow.state.in_(jobs.UNFINISHED), JobRow.kind != KIND
         )
     ).all():
         jobs.request_cancel(session, job)
+    collections.bury(session, key)
     return jobs.create(session, key, KIND, {"collection": name}, key_id)[0]
 
 
@@ -156,8 +157,13 @@ def _empty_collection(cleaner: Cleaner, claim: Claim, stopping: Callable[[], boo
             continue
         with db.writing(cleaner.engine) as session:
             claims.advance(session, claim)
-            generations.lock(session, key)
-            if _is_left_alone(session, claim):
+            others = _others(session, claim)
+            for job in others:
+                jobs.request_cancel(session, job)
+            if not others:
+                generations.lock(session, key)
+                others = _others(session, claim)
+            if not others:
                 mine = select(GenerationRow.key).where(GenerationRow.collection_key == key)
                 of_mine = SegmentRow.generation_key.in_(mine)
                 if session.scalar(select(func.count()).where(of_mine)):  # files go before rows
@@ -179,18 +185,17 @@ def _empty_collection(cleaner: Cleaner, claim: Claim, stopping: Callable[[], boo
     return True
 
 
-def _is_left_alone(session: Session, claim: Claim) -> bool:
-    """Whether nobody else works in the collection; who does is asked to stop."""
-    others = session.scalars(
-        select(JobRow.id).where(
-            JobRow.collection_key == claim.collection_key,
-            JobRow.state.in_(jobs.UNFINISHED),
-            JobRow.id != claim.job_id,
+def _others(session: Session, claim: Claim) -> list[str]:
+    """The jobs that also work in the collection."""
+    return list(
+        session.scalars(
+            select(JobRow.id).where(
+                JobRow.collection_key == claim.collection_key,
+                JobRow.state.in_(jobs.UNFINISHED),
+                JobRow.id != claim.job_id,
+            )
         )
-    ).all()
-    for job in others:
-        jobs.request_cancel(session, job)
-    return not others
+    )
 
 
 def _expire(cleaner: Cleaner, claim: Claim, stopping: Callable[[], bool]) -> bool:

@@ -94,13 +94,24 @@ def _check_sources(session: Session, collection_key: int, context: Context) -> N
 
     Raises `Conflict`.
     """
-    wanted = {source.item.document_id for source in context.sources}
+    shown = {source.item.document_id for source in context.sources}
+    # What was said before may be said again, and was cleared with what it rested on.
+    said = {turn.text for turn in context.question.history if turn.cited}
+    told = {each.partition(".")[0] for turn in context.question.history for each in turn.cited}
     there = session.scalars(
         select(DocumentRow.id)
-        .where(DocumentRow.collection_key == collection_key, DocumentRow.id.in_(wanted))
+        .where(DocumentRow.collection_key == collection_key, DocumentRow.id.in_(shown | told))
         .with_for_update(read=True)  # a deletion waits, and then sees this answer
     ).all()
-    if len(there) != len(wanted):
+    if said:
+        said -= set(
+            session.scalars(
+                select(AnswerRow.text).where(
+                    AnswerRow.conversation_id == context.question.conversation_id
+                )
+            )
+        )
+    if said or not shown <= {*there}:
         raise Conflict("what the answer rests on was deleted meanwhile; ask again")
 
 

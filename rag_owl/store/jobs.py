@@ -31,6 +31,7 @@ STATES = ("queued", "running", "done", "failed", "cancelled")
 UNFINISHED = ("queued", "running")
 UPLOAD_KEPT = 24 * 3_600.0  # seconds after its job failed or was cancelled, to be tried again
 MOST_ATTEMPTS = 3  # to read what may be the end of the process each time
+DELETED = "was deleted while it was being ingested; ingest it again if that was not meant"
 DEADLY = (
     f"each of the {MOST_ATTEMPTS} times it was read the process ended: "
     "remove it, or ingest it alone to see why"
@@ -198,12 +199,17 @@ def upload_parameters(session: Session) -> list[dict[str, Any]]:
     """As `uploads_in_use`, the parameters of those jobs."""
     oldest = time.time() - UPLOAD_KEPT - 3_600.0  # nobody who may still try again comes too late
     again = and_(JobRow.state != "done", JobRow.finished_at >= oldest)
-    parameters = session.scalars(
-        select(JobRow.parameters).where(
+    rows = session.execute(
+        select(JobRow.parameters, JobRow.state).where(
             JobRow.kind == "ingest", or_(JobRow.state.in_(UNFINISHED), again)
         )
     )
-    return [each for each in parameters if "upload" in each]
+    return [
+        row.parameters
+        for row in rows
+        if "upload" in row.parameters
+        and (row.state in UNFINISHED or not row.parameters.get("withdrawn"))
+    ]
 
 
 def withdrawn(session: Session) -> list[dict[str, Any]]:

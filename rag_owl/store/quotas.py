@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from rag_owl.errors import QuotaExceeded
@@ -27,7 +27,11 @@ def holding(session: Session, collection_key: int, quota: Quota) -> Holding:
     found = Holding()
     if quota.documents is not None:
         found.documents = session.scalar(
-            select(func.count()).where(DocumentRow.collection_key == collection_key)
+            # not those that another took the origin of: nobody sees them any more
+            select(func.count(RevisionRow.document_key.distinct())).where(
+                RevisionRow.collection_key == collection_key,
+                or_(RevisionRow.current, ~RevisionRow.complete),
+            )
         ) or 0  # fmt: skip
     if quota.items is not None:
         found.items = session.scalar(

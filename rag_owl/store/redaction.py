@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, exists, or_, select
+from sqlalchemy import Text, cast, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from rag_owl.rows import (
@@ -22,7 +22,7 @@ from rag_owl.rows import (
     RevisionRow,
     SkippedRow,
 )
-from rag_owl.store.jobs import DEADLY
+from rag_owl.store.jobs import DEADLY, DELETED
 
 BLACK = "█"
 REMOVED = "(deleted)"
@@ -48,8 +48,12 @@ def redact_answers(session: Session, document: DocumentRow) -> int:
         )
         if row.id not in known
     ]
+    told: dict[str | None, list[str]] = {}  # by conversation, the items that it was told of
+    for row in rows:
+        own = [each for each in row.sources if str(each).startswith(f"{document.id}.")]
+        told.setdefault(row.conversation_id or row.id, []).extend(own)
     for row in [*rows, *later]:
-        ids = [each for each in row.sources if str(each).startswith(f"{document.id}.")]
+        ids = list(dict.fromkeys(told[row.conversation_id or row.id]))
         _redact(session, row, document, _Words.of(session, document, ids))
     session.flush()
     return len(rows)
@@ -59,14 +63,15 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
     """What finished jobs of the collection know of their files: nobody asks for it any more."""
     of_it = JobRow.collection_key == document.collection_key
     done = select(JobRow.id).where(of_it, JobRow.state.not_in(("queued", "running")))
-    again = select(JobRow).where(of_it, JobRow.state.in_(("failed", "cancelled")))
+    # Also those at work: one that fails later keeps its files, to be read again.
+    again = select(JobRow).where(of_it, JobRow.state != "done")
     for job in session.scalars(again).all():
         origins = session.scalars(
             select(JobInputRow.origin).where(
                 JobInputRow.job_id == job.id, JobInputRow.origin.is_not(None)
             )
         )
-        if any(document.origin.startswith(str(origin)) for origin in origins):
+        if any(_comes_from(document.origin, str(origin)) for origin in origins):
             job.parameters = {**job.parameters, "withdrawn": True}  # its files are not kept either
     # Those that are not stored because their readers died are read again when that is asked for.
     given_up = exists().where(
@@ -77,6 +82,11 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
     session.execute(
         delete(JobInputRow).where(JobInputRow.job_id.in_(done), JobInputRow.done, ~given_up)
     )
+    session.execute(
+        update(SkippedRow)
+        .where(SkippedRow.job_id.in_(done), SkippedRow.reason == DELETED)
+        .values(name=REMOVED)
+    )
     for job in session.scalars(select(JobRow).where(of_it, JobRow.state == "done")):
         kept = dict(job.parameters)
         if "upload" in kept:
@@ -86,6 +96,11 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
         if kept != job.parameters:
             job.parameters = kept
     session.flush()
+
+
+def _comes_from(document: str, file: str) -> bool:
+    """Whether an origin is that of a file, of a row of it, or of a file in it (an archive)."""
+    return document == file or document.startswith((f"{file}#", f"{file}/"))
 
 
 class _Words:

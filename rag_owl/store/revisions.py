@@ -109,6 +109,15 @@ def _count_items(session: Session, revision_key: int, splitter: int) -> int:
 
 def abandon(session: Session, collection_key: int, sha256: str) -> None:
     """Take back a revision that was begun and cannot be completed."""
+    _take_back(session, collection_key, sha256, None)
+
+
+def _take_back(session: Session, collection_key: int, sha256: str, origin: str | None) -> None:
+    """origin: where the bytes are read from now; None: from nowhere.
+
+    A document that was nothing else goes on there, where nothing is yet: what cites it, and is to
+    be cleared when it is deleted, knows it by its id.
+    """
     row = session.scalar(
         select(RevisionRow).where(
             RevisionRow.collection_key == collection_key,
@@ -118,12 +127,20 @@ def abandon(session: Session, collection_key: int, sha256: str) -> None:
     )
     if row is None:
         return
-    document_key = row.document_key
+    document = session.get_one(DocumentRow, row.document_key)
     _throw_away(session, row)
     session.flush()
-    others = select(RevisionRow.key).where(RevisionRow.document_key == document_key)
-    if session.scalar(others.limit(1)) is None:
-        session.execute(sql_delete(DocumentRow).where(DocumentRow.key == document_key))
+    others = select(RevisionRow.key).where(RevisionRow.document_key == document.key)
+    if session.scalar(others.limit(1)) is not None:
+        return
+    there = select(DocumentRow.key).where(
+        DocumentRow.collection_key == collection_key, DocumentRow.origin == origin
+    )
+    if origin is not None and session.scalar(there) is None:
+        document.origin = origin
+    elif document.origin != origin:
+        session.execute(sql_delete(DocumentRow).where(DocumentRow.key == document.key))
+    session.flush()
 
 
 def _throw_away(session: Session, row: RevisionRow) -> None:
@@ -231,7 +248,7 @@ def open_revision(session: Session, collection_key: int, document: NewDocument) 
     The first revision of a document is searched while it grows; a later one takes its
     predecessor's place when it is complete.
     """
-    abandon(session, collection_key, document.sha256)  # half-read from elsewhere
+    _take_back(session, collection_key, document.sha256, document.origin)  # half-read
     now = time.time()
     owner_row = session.scalar(
         select(DocumentRow).where(
