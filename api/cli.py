@@ -10,20 +10,28 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api import cli_eval, cli_model, cli_reindex, cli_safety, cli_service, cli_train
+from rag_owl.api import (
+    cli_eval,
+    cli_jobs,
+    cli_model,
+    cli_reindex,
+    cli_safety,
+    cli_service,
+    cli_train,
+)
+from rag_owl.api.cli_jobs import fail_unless_done, known
 from rag_owl.api.options import AsJson, Data
-from rag_owl.errors import InvalidInput, NotFound, RagOwlError
+from rag_owl.errors import InvalidInput, RagOwlError
 from rag_owl.types import Verify
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
-    from rag_owl.types import Job
 
 app = typer.Typer(
     name="rag-owl",
@@ -38,6 +46,7 @@ app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_service.keys, name="keys")
 app.command()(cli_reindex.reindex)
 app.add_typer(cli_safety.collections, name="collections")
+app.command()(cli_jobs.jobs)
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
 app.command()(cli_service.worker)
@@ -89,15 +98,6 @@ def _filters(given: str | None) -> dict[str, Any] | None:
     if not isinstance(parsed, dict):
         raise InvalidInput(f"--filter: expected an object, got {given[:100]}")
     return parsed
-
-
-def _known(kind: str, given: str) -> str:
-    """An id as it was given. Raises `NotFound` for what no database can look up."""
-    from rag_owl.store.names import is_storable
-
-    if not is_storable(given):
-        raise NotFound(f"no {kind} {given!r}")
-    return given
 
 
 @app.command()
@@ -160,12 +160,8 @@ def ingest(
             out.print(job.id)
         else:
             show.job(out, job)
-    _fail_unless_done(job, no_wait)
-
-
-def _fail_unless_done(job: Job, no_wait: bool) -> None:
-    if not no_wait and job.state != "done":
-        raise RagOwlError(f"job {job.id} {job.state}: {job.error or 'it was cancelled'}")
+    if not no_wait:
+        fail_unless_done(job)
 
 
 @app.command()
@@ -251,56 +247,12 @@ def answer(
     from rag_owl.api import show, wire
 
     with _open(data) as owl:
-        stored = owl.answer(_known("answer", answer))
+        stored = owl.answer(known("answer", answer))
     if as_json:
         _print_json(wire.answer(stored))
         return
     out.print(f"[bold cyan]▸ {escape(show.one_line(stored.question))}[/]", highlight=False)
     show.answer(out, stored)
-
-
-@app.command()
-def jobs(
-    job: Annotated[str | None, typer.Argument(help="One job's id; without, the newest.")] = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Stop that job.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Let that job go on, or again.")] = False,
-    begin: Annotated[
-        str | None, typer.Option("--begin", help="Begin a job: merge or verify.")
-    ] = None,
-    collection: Annotated[
-        str | None, typer.Option("--collection", help="Of it alone, for --begin.")
-    ] = None,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show jobs: what was added, what was skipped and why, how fast and until when."""
-    from rag_owl.api import show, wire
-
-    with _open(data) as owl:
-        if cancel:
-            if job is None:
-                raise InvalidInput("--cancel needs the job's id")
-            owl.cancel_job(_known("job", job))
-        if retry:
-            if job is None or cancel:
-                raise InvalidInput("--retry needs the job's id, and no --cancel")
-            job = owl.retry_job(_known("job", job)).id
-        if begin is not None:
-            if job is not None or begin not in ("merge", "verify"):
-                raise InvalidInput("--begin takes merge or verify, and no job's id")
-            kind: Literal["merge", "verify"] = "merge" if begin == "merge" else "verify"
-            job = owl.wait_for_job(owl.begin_upkeep(kind, collection).id).id
-        found = [owl.job(_known("job", job))] if job else owl.jobs()
-    if as_json:
-        listed = [wire.job(each) for each in found]
-        _print_json(listed[0] if job else listed)
-        return
-    for each in found:
-        show.job(out, each)
-    if job:
-        for skipped in found[0].skipped[10:]:
-            name, reason = show.one_line(skipped.name), show.one_line(skipped.reason)
-            out.print(f"  [yellow]skipped[/] {escape(name)}: {escape(reason)}")
 
 
 @app.command()
