@@ -97,7 +97,13 @@ def storage_errors(engine: Engine) -> Iterator[None]:
             if mark in reason:
                 where = engine.url.render_as_string(hide_password=True)
                 raise DataFolderError(f"{where}: {reason}; {remedy}.") from error
-        passing = ("deadlock detected", "could not serialize", "starting up", "shutting down")
+        passing = (
+            "deadlock detected",
+            "could not serialize",
+            "starting up",
+            "shutting down",
+            "failed to resolve host",
+        )
         if (
             error.connection_invalidated
             or "connection" in reason.lower()

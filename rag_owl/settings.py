@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from rag_owl.errors import InvalidSettings
 
@@ -40,6 +42,7 @@ _OTHER_NAMES = {
 }
 
 
+_DATABASES = ("postgresql+psycopg", "sqlite", "sqlite+pysqlite")
 _BUNDLED = ("sentences", "owl-nano")  # a test holds it equal to the registry's
 
 
@@ -371,6 +374,25 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "text"] = Field("json", description="Of the log of `serve`.")
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _not_empty(cls, data: Any) -> Any:
+        # As of a shell's variable that is not set; as a path it would be the current folder.
+        if data == "":
+            raise ValueError("the data folder's name is empty; name a folder ('.' is this one)")
+        return data
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, given: str | None) -> str | None:
+        try:
+            kind = make_url(given).drivername if given else "sqlite"
+        except (ArgumentError, ValueError):  # the latter: a port that is no number
+            kind = ""
+        if kind not in _DATABASES:
+            raise ValueError(f"give an address such as {_DATABASES[0]}://user@host/name")
+        return given
+
     @field_validator("remote_models")
     @classmethod
     def _plain_names(cls, models: dict[str, RemoteModel]) -> dict[str, RemoteModel]:
@@ -439,9 +461,10 @@ def read_settings(**given: Any) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         field, *inside = (str(part) for part in first["loc"])
-        shown = ".".join([field if field in given else PREFIX + field.upper(), *inside])
-        # What was given for a remote model is not repeated: someone may have put a key there.
-        given_value = "" if name.startswith("remote_models") else f" (given: {first['input']!r})"
+        shown = ".".join([PREFIX + field.upper() if given.get(field) is None else field, *inside])
+        # What may hold a key or a password is not repeated.
+        secret = field in ("remote_models", "database_url")
+        given_value = "" if secret else f" (given: {first['input']!r})"
         reason = first["msg"].removeprefix("Value error, ")
         raise InvalidSettings(f"setting {shown}: {reason}{given_value}") from None
     except SettingsError as error:

@@ -52,3 +52,33 @@ def test_what_is_refused_cancels_no_job(
     assert err.startswith("error: --")
     with RagOwl.open(data, work_jobs=False) as owl:
         assert owl.job(job.id).state == "queued"
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    status, _, err = shell.run("collections", "--data", "")
+    assert (status, err) == (1, "error: --data is empty; name a folder ('.' is this one)\n")
+    monkeypatch.setenv("RAG_OWL_DATA", "")
+    status, _, err = shell.run("collections")
+    assert status == 1
+    assert err.startswith("error: setting RAG_OWL_DATA: the data folder's name is empty")
+    assert list((tmp_path / "here").iterdir()) == []
+    assert shell.run("collections", "--data", ".")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "mysql://owl:geheim@db/owl", "postgresql://owl@db:geheim/owl", "nodb://geheim"]
+)
+def test_an_address_of_no_database_names_the_setting_and_no_password(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("RAG_OWL_DATABASE_URL", url)
+    status, _, err = shell.run("collections")
+    assert status == 1
+    assert err == (
+        "error: setting RAG_OWL_DATABASE_URL: give an address such as "
+        "postgresql+psycopg://user@host/name\n"
+    )
