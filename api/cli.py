@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -16,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rag_owl import __version__
 from rag_owl.api import (
     cli_eval,
     cli_jobs,
@@ -27,7 +30,7 @@ from rag_owl.api import (
 )
 from rag_owl.api.cli_jobs import fail_unless_done, known
 from rag_owl.api.options import AsJson, Data
-from rag_owl.errors import InvalidInput, RagOwlError
+from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="rag-owl",
-    help="Ask your pictures, pages and videos. Get an answer, and the exact evidence for it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,6 +59,23 @@ app.command("eval")(cli_eval.evaluate)
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"rag-owl {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def every(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    """Ask your pictures, pages and videos. Get an answer, and the exact evidence for it."""
+
+
 Images = Annotated[
     list[Path] | None, typer.Option("--image", help="A picture shown with it; may be repeated.")
 ]
@@ -76,6 +95,20 @@ def _open(data: Path | None) -> Iterator[RagOwl]:
 
     with RagOwl.open(data) as owl:
         yield owl
+
+
+@contextmanager
+def _suggesting(owl: RagOwl, collection: str) -> Iterator[None]:
+    """Where there is no such collection, say how it is made."""
+    from rag_owl.store.collections import can_name
+
+    try:
+        yield
+    except NotFound as error:
+        there = {info.name for info in owl.collections()}
+        if collection in there or not can_name(collection):
+            raise
+        raise NotFound(f"{error}. `rag-owl ingest {collection} PATH` makes one.") from error
 
 
 def _print_json(value: Any) -> None:
@@ -112,6 +145,8 @@ def sample(
     """Write the sample collection: flags drawn by code, and facts about their countries."""
     from rag_owl.sample import write_sample
 
+    if questions is not None:
+        _check_place(questions, folder)
     written = write_sample(folder)
     if questions is not None:
         from rag_owl.evaluation.journal import write_whole
@@ -131,6 +166,15 @@ def sample(
             )
 
 
+def _check_place(file: Path, made: Path) -> None:
+    """Whether it can be written once the folder `made` is there. Raises `InvalidInput`."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise InvalidInput(f"{file} is a folder; name a file")
+    if folder != made.absolute() and not folder.is_dir():
+        raise InvalidInput(f"there is no folder {folder} to write {file.name} into")
+
+
 @app.command()
 def ingest(
     collection: Collection,
@@ -146,7 +190,13 @@ def ingest(
 ) -> None:
     """Add files and folders to a collection, made where it does not exist."""
     from rag_owl.api import show, wire
+    from rag_owl.store.collections import check_name
 
+    # A job only notes what is gone by the time that it looks; here it is a slip of the keys.
+    check_name(collection)
+    for path in paths:
+        if not os.path.lexists(path):
+            raise InvalidInput(f"there is no file or folder {str(path)!r}; nothing was added")
     with _open(data) as owl:
         job = owl.ingest(collection, list(paths), wait=False, follow_links=follow_links)
         if as_json and not no_wait:
@@ -177,7 +227,7 @@ def search(
     """Find items by words, by pictures or by both."""
     from rag_owl.api import show, wire
 
-    with _open(data) as owl:
+    with _open(data) as owl, _suggesting(owl, collection):
         hits = owl.search(collection, query, list(image or []), _filters(filter), k, on_note=_warn)
     if as_json:
         _print_json([wire.retrieved(hit) for hit in hits])
@@ -212,7 +262,7 @@ def ask(
     """Ask a question; the answer comes with its evidence."""
     from rag_owl.api import show, wire
 
-    with _open(data) as owl:
+    with _open(data) as owl, _suggesting(owl, collection):
         answers = [
             owl.ask(
                 collection,
@@ -304,17 +354,37 @@ def main() -> None:
     With RAG_OWL_DEBUG=1 an unexpected one shows its traceback as well.
     """
     _quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may know few characters, as in ASCII
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what cannot be written is told here, not by Python as it ends
     except RagOwlError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever read has what they wanted
+        _write_no_more()
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("RAG_OWL_DEBUG") == "1":
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _write_no_more()
+            _fail(f"cannot write {error.filename or 'all of it'}: {error.strerror}; make space")
         _fail(
             f"unexpected {type(error).__name__}: {str(error)[:300]} "
             "(RAG_OWL_DEBUG=1 shows where; please report it)"
         )
+
+
+def _write_no_more() -> None:
+    """What is still to be written goes nowhere: Python would try it again as it ends."""
+    with suppress(OSError, ValueError):  # the latter: it has no file, as in a test
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fail(message: str) -> NoReturn:

@@ -121,10 +121,17 @@ def restore(
 
     if check:
         facts = check_backup(file)
+        said = facts.get("lacking")
+        lacking = said if isinstance(said, list) else []  # the file is a stranger's, perhaps
         if as_json:
             _print_json(facts)
-        else:
+        elif not lacking:
             out.print(f"{escape(str(file))} is whole.", highlight=False)
+        if lacking:
+            raise CorruptData(
+                f"{file} is as it was written, but {len(lacking)} files were missing or damaged "
+                f"then ({lacking[0]}, …)"
+            )
         return
     report = RagOwl.restore(file, data, with_keys=not without_keys)
     if as_json:

@@ -82,13 +82,11 @@ def job(console: Console, value: Job) -> None:
     console.print(f"[bold]{whose}[/]: {', '.join(parts)}{items}, job {value.id} {state}")
     if value.error:
         console.print(f"  [red]{escape(one_line(value.error))}[/]", highlight=False)
-    if (
-        value.kind == "ingest"
-        and value.state == "done"
-        and value.unchanged
-        and not value.added + value.updated
-    ):
-        console.print("Nothing has changed since the last time.")
+    if value.kind == "ingest" and value.state == "done" and not value.added + value.updated:
+        if value.unchanged:
+            console.print("Nothing has changed since the last time.")
+        elif not value.found:
+            console.print("There was no file to read.")
     for skipped in value.skipped[:_SHOWN]:
         console.print(f"  [yellow]skipped[/] {escape(one_line(skipped.name))}: ", end="")
         console.print(escape(one_line(skipped.reason)), highlight=False)

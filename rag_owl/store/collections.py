@@ -69,7 +69,7 @@ def get(session: Session, name: str) -> Collection:
             select(CollectionRow.name).where(_THERE).order_by(CollectionRow.name)
         ).all()
         there = f"there are: {', '.join(known)}" if known else "there are none yet"
-        raise NotFound(f"no collection {name!r}; {there}. `rag-owl ingest {name} PATH` makes one.")
+        raise NotFound(f"no collection {name!r}; {there}")
     return Collection(row.key, name, row.version)
 
 
@@ -82,9 +82,13 @@ def of_keys(session: Session, keys: Sequence[int]) -> list[Collection]:
     return [Collection(*row) for row in rows]
 
 
+def can_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, field: str = "name") -> None:
     """Raises `InvalidInput` for what cannot name a collection."""
-    if not _NAME.fullmatch(name):
+    if not can_name(name):
         raise InvalidInput(
             f"{name!r} cannot name a collection: use 1 to 63 of a-z, 0-9, '-' and '_', "
             "beginning with a letter or digit.",

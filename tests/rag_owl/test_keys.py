@@ -131,7 +131,7 @@ def test_other_collections_do_not_exist(engine: Engine, two: tuple[str, str]) ->
         assert [info.name for info in collections.list_all(session)] == ["a"]
         assert collections.names_page(session, "", 10) == ["a"]
         for name in ("b", "nowhere"):
-            with pytest.raises(NotFound, match=f"no collection '{name}'; there are: a. "):
+            with pytest.raises(NotFound, match=f"no collection '{name}'; there are: a$"):
                 collections.get(session, name)
         assert not collections.exists(session, "b")
         assert [job.id for job in jobs.list_page(session)] == [mine]
