@@ -25,6 +25,7 @@ from rag_owl.api import (
     cli_model,
     cli_reindex,
     cli_safety,
+    cli_sample,
     cli_service,
     cli_train,
 )
@@ -46,6 +47,8 @@ app = typer.Typer(
 app.add_typer(cli_model.app, name="model")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_service.keys, name="keys")
+app.command()(cli_sample.sample)
+app.command()(cli_sample.demo)
 app.command()(cli_reindex.reindex)
 app.add_typer(cli_safety.collections, name="collections")
 app.command()(cli_jobs.jobs)
@@ -131,48 +134,6 @@ def _filters(given: str | None) -> dict[str, Any] | None:
     if not isinstance(parsed, dict):
         raise InvalidInput(f"--filter: expected an object, got {given[:100]}")
     return parsed
-
-
-@app.command()
-def sample(
-    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
-    questions: Annotated[
-        Path | None,
-        typer.Option("--questions", help="Write questions about it with their answers, as JSONL."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write the sample collection: flags drawn by code, and facts about their countries."""
-    from rag_owl.sample import write_sample
-
-    if questions is not None:
-        _check_place(questions, folder)
-    written = write_sample(folder)
-    if questions is not None:
-        from rag_owl.evaluation.journal import write_whole
-        from rag_owl.sample.questions import sample_questions
-
-        rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_questions())
-        write_whole(questions, "".join(rows))
-    if as_json:
-        _print_json({"folder": str(folder), "files": len(written)})
-    else:
-        out.print(f"{len(written)} files in {escape(str(folder))}")
-        out.print(f"Next: rag-owl ingest flags {escape(str(folder))}")
-        if questions is not None:
-            out.print(
-                f"and then: rag-owl eval {escape(str(questions))} --images {escape(str(folder))} "
-                "--collection flags --limit 20"
-            )
-
-
-def _check_place(file: Path, made: Path) -> None:
-    """Whether it can be written once the folder `made` is there. Raises `InvalidInput`."""
-    folder = file.absolute().parent
-    if file.is_dir():
-        raise InvalidInput(f"{file} is a folder; name a file")
-    if folder != made.absolute() and not folder.is_dir():
-        raise InvalidInput(f"there is no folder {folder} to write {file.name} into")
 
 
 @app.command()
@@ -331,21 +292,6 @@ def doctor(
         _print_json([asdict(finding) for finding in findings])
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
-
-
-@app.command()
-def demo(
-    data: Data = None,
-    open: Annotated[
-        bool, typer.Option("--open", help="Then serve it and open the page in a browser.")
-    ] = False,
-) -> None:
-    """Write the sample collection, ingest it and ask three questions about it."""
-    from rag_owl.api.demo import run, serve_page
-
-    run(data, out, err)
-    if open:
-        serve_page(data, out)
 
 
 def main() -> None:
