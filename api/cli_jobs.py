@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -10,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from rag_owl.api.options import AsJson, Data
-from rag_owl.errors import InvalidInput, NotFound, RagOwlError
+from rag_owl.errors import DataFolderBusy, DataFolderError, InvalidInput, NotFound, RagOwlError
 
 if TYPE_CHECKING:
+    from rag_owl.client import RagOwl
     from rag_owl.types import Job
 
 out = Console(soft_wrap=True)
@@ -44,7 +47,8 @@ def jobs(
         raise InvalidInput("--begin takes merge or verify, and no job's id")
     if job is not None:
         known("job", job)
-    with RagOwl.open(data) as owl:
+    # Who only looks works no job: it would be left again in the next moment.
+    with RagOwl.open(data, work_jobs=cancel or retry or begin is not None) as owl:
         if job is not None and cancel:
             owl.cancel_job(job)
         if job is not None and retry:
@@ -52,7 +56,8 @@ def jobs(
         if begin is not None:
             kind: Literal["merge", "verify"] = "merge" if begin == "merge" else "verify"
             job = owl.wait_for_job(owl.begin_upkeep(kind, collection).id).id
-        found = [owl.job(job)] if job is not None else owl.jobs()
+        with _idle(owl) as idle:
+            found = [owl.job(job)] if job is not None else owl.jobs()
     if as_json:
         listed = [wire.job(each) for each in found]
         typer.echo(
@@ -60,12 +65,31 @@ def jobs(
         )
     else:
         for each in found:
-            show.job(out, each)
+            show.job(out, each, idle)
         for skipped in found[0].skipped[10:] if job is not None else ():
             name, reason = show.one_line(skipped.name), show.one_line(skipped.reason)
             out.print(f"  [yellow]skipped[/] {escape(name)}: {escape(reason)}")
     if begin is not None:
         _fail_unless_well(found[0])
+
+
+@contextmanager
+def _idle(owl: RagOwl) -> Iterator[bool]:
+    """Whether nobody works the folder's jobs, and nobody begins to meanwhile.
+
+    On PostgreSQL nobody can say that here: False.
+    """
+    from rag_owl.work_lock import acquire
+
+    lock = None
+    if owl.engine.dialect.name == "sqlite":
+        with suppress(DataFolderBusy, DataFolderError):
+            lock = acquire(owl.folder, 0)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def fail_unless_done(job: Job) -> None:

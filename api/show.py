@@ -62,7 +62,9 @@ _DOING = {
 }
 
 
-def job(console: Console, value: Job) -> None:
+def job(console: Console, value: Job, idle: bool = False) -> None:
+    """idle: nobody works jobs at the moment, so that one which runs was interrupted."""
+    interrupted = idle and value.state == "running" and not value.cancelling
     if value.kind == "ingest":
         parts = [f"{value.added} added"]
         parts += [f"{value.updated} updated"] if value.updated else []
@@ -72,13 +74,15 @@ def job(console: Console, value: Job) -> None:
     parts += [f"{value.skipped_count} skipped"] if value.skipped_count else []
     parts += [f"{value.failed} failed"] if value.failed else []
     parts += [f"{value.left} left"] if value.left else []
-    if value.state == "running" and value.rate:
+    if value.state == "running" and value.rate and not interrupted:
         parts.append(f"{value.rate:.3g} a second")
-    if value.expected_end is not None:
+    if value.expected_end is not None and not interrupted:
         parts.append(f"done in about {duration(value.expected_end - time.time())}")
     items = f" ({value.items} new items)" if value.kind == "ingest" else ""
     whose = escape(value.collection or "the whole folder")
-    state = "cancelling" if value.cancelling else value.state
+    state: str = "cancelling" if value.cancelling else value.state
+    if interrupted:
+        state = "interrupted; it goes on when `rag-owl worker` or `serve` runs"
     console.print(f"[bold]{whose}[/]: {', '.join(parts)}{items}, job {value.id} {state}")
     if value.error:
         console.print(f"  [red]{escape(one_line(value.error))}[/]", highlight=False)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from rag_owl import RagOwl, __version__
+from rag_owl import RagOwl, __version__, db
+from rag_owl.store import claims
+from rag_owl.work_lock import exclusively
 from tests.shell import Shell
 
 
@@ -73,6 +75,20 @@ def test_a_backup_of_damaged_files_is_not_called_whole(
     assert "is as it was written, but 1 files were missing or damaged then (blob " in err
     status, out, _ = shell.run("restore", backup, "--check", "--json")
     assert (status, len(json.loads(out)["lacking"])) == (1, 1)
+
+
+def test_a_job_whose_process_was_killed_is_not_said_to_run(
+    shell: Shell, owls: Path, data: Path
+) -> None:
+    with RagOwl.open(data, work_jobs=False, text_embedder="hashing") as owl:
+        job = owl.ingest("birds", [owls], wait=False)
+        with db.writing(owl.engine) as session:
+            assert claims.claim(session, job.id, "killed") is not None
+        with exclusively(data, 0):  # as whoever works jobs
+            assert shell.run("jobs")[1].endswith(f"job {job.id} running\n")
+        assert f"job {job.id} interrupted; it goes on when" in shell.run("jobs", job.id)[1]
+    assert shell.json("jobs", job.id)["state"] == "running"
+    assert f"job {job.id} done" in shell.run("ingest", "birds", owls)[1]
 
 
 @pytest.mark.parametrize(
