@@ -270,18 +270,18 @@ def _cors(headers: object) -> list[str]:
 @pytest.mark.usefixtures("module_on_each_database")
 def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
     key, other = make_key(tmp_path / "data", "ask"), make_key(tmp_path / "data", "ask")
-    with running(tmp_path / "data", key_rate="5/minute") as client:
+    with running(tmp_path / "data", key_rate="5/day") as client:
         statuses = [client.get("/v1/collections", headers=bearer(key)) for _ in range(7)]
         assert [each.status_code for each in statuses] == [200] * 5 + [429] * 2
         problem(statuses[-1], 429)
-        assert 1 <= int(statuses[-1].headers["retry-after"]) <= 61
+        assert 1 <= int(statuses[-1].headers["retry-after"]) <= 86_401
         assert client.get("/v1/collections", headers=bearer(other)).status_code == 200
         assert client.get("/healthz").status_code == 200
 
 
 def test_an_address_that_asks_too_often(tmp_path: Path) -> None:
     make_key(tmp_path / "data", "ask")
-    with running(tmp_path / "data", address_rate="5/minute", require_key=True) as client:
+    with running(tmp_path / "data", address_rate="5/day", require_key=True) as client:
         wrong = bearer("owl_guessed")
         statuses = [client.get("/v1/collections", headers=wrong).status_code for _ in range(7)]
         assert statuses == [401] * 5 + [429] * 2  # guessing keys is counted too

@@ -337,7 +337,7 @@ def test_the_async_client_works_too(address: str) -> None:
 def test_what_never_comes_to_the_route_is_told_in_openais_form_too(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": "sentences", "max_request_bytes": 1024}
     with (
-        serve(tmp_path / "data", address_rate="4/minute", **settings) as at,
+        serve(tmp_path / "data", address_rate="4/day", **settings) as at,
         openai.OpenAI(base_url=f"{at}/v1", api_key="any", max_retries=0) as client,
     ):
 
