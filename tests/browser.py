@@ -24,7 +24,7 @@ MISSING = (
     "no Chromium: run scripts/install-chromium.sh as root, or name one with RAG_OWL_TEST_CHROMIUM"
 )
 SCRIPT = "<img src=x onerror=\"document.title='owned'\">"
-PATIENCE = 30_000  # milliseconds: a busy machine loads models slowly
+PATIENCE = 120_000  # milliseconds: a busy machine loads models slowly
 
 
 def chromium() -> str | None:
@@ -63,8 +63,9 @@ def serve(
     address = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(base_url=address) as http:  # making one costs more than a request
-            for _ in range(600):
-                if not thread.is_alive():
+            until = time.monotonic() + 300
+            while True:
+                if not thread.is_alive() or time.monotonic() > until:
                     raise RuntimeError("the service did not start")
                 try:
                     if http.get("/readyz").status_code == 200:

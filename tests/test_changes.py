@@ -168,7 +168,7 @@ def rest_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     def flush_and_rest(ingest: pipeline.Ingest) -> bool:
         stored = flush(ingest)
-        go_on.wait(30)
+        go_on.wait(300)
         return stored
 
     monkeypatch.setattr(pipeline, "LARGEST_BATCH", 64)
@@ -286,7 +286,7 @@ def test_who_waits_for_a_job_is_told_when_the_folder_is_closed(tmp_path: Path) -
     while not owl.jobs():
         time.sleep(0.01)
     owl.close()
-    waiter.join(timeout=30)
+    waiter.join(timeout=300)
     assert not waiter.is_alive()
     assert "the next opening resumes it" in str(raised[0])
 

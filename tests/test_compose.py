@@ -214,14 +214,19 @@ class Compose:
             yield process
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
         assert process.returncode in (0, -15), (self._data / f"{name}.log").read_text()[-2_000:]
 
     def is_healthy(self, name: str) -> bool:
         program, *arguments = self._services[name]["healthcheck"]["test"][1:]
         assert program == "python"
         check = [sys.executable, *map(self._place, arguments)]
-        done = subprocess.run(check, env=self.environment(name), capture_output=True, timeout=60)
+        try:
+            done = subprocess.run(
+                check, env=self.environment(name), capture_output=True, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            return False
         return done.returncode == 0
 
 

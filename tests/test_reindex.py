@@ -41,7 +41,7 @@ class Other:
 
     def embed_texts(self, texts: Any, batch_size: int = 32) -> NDArray[np.float32]:
         self.begun.set()
-        assert self.go.wait(60)
+        assert self.go.wait(500)
         self.embedded += len(texts)
         return self._embed(texts)
 
@@ -252,7 +252,7 @@ def test_ingestion_deletion_and_questions_go_on(owl: RagOwl, files: Path, other:
     owl.ingest("c", [files])
     other.go.clear()
     job = owl.reindex("c", text_embedder="letters@1", wait=False)
-    assert other.begun.wait(30)
+    assert other.begun.wait(300)
     with pytest.raises(Conflict, match="is being reindexed by job"):
         owl.reindex("c", index_type="flat")
     assert owl.reindex("c", text_embedder="letters@1", wait=False).id == job.id
@@ -283,7 +283,7 @@ def test_cancelled_then_resumed_then_changed_ones_mind(
     owl.ingest("c", [files])
     other.go.clear()
     job = owl.reindex("c", text_embedder="letters@1", wait=False)
-    assert other.begun.wait(30)
+    assert other.begun.wait(300)
     owl.cancel_job(job.id)
     other.go.set()
     assert owl.wait_for_job(job.id).state == "cancelled"
@@ -484,7 +484,7 @@ def test_a_batch_that_was_made_for_what_was_live_before_is_made_again(
         other.go.clear()
         other.begun.clear()
         job = owl.ingest("c", [files], wait=False)
-        assert other.begun.wait(30)  # its batch is being embedded
+        assert other.begun.wait(300)  # its batch is being embedded
         embedded = other.embedded
         assert owl.reindex("c", index_type="flat").state == "done"
         other.go.set()

@@ -117,7 +117,7 @@ def test_an_ingest_that_could_not_write_is_done_again(
     with machine("one") as one:
         with s3.failing(lambda method, path: "503" if "segments" in path else None):
             job = one.ingest("things", [files], wait=False)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 300
             while not any("segments" in path for _, path in s3.requests):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

@@ -41,7 +41,7 @@ def working(place: Place, **more: Any) -> Iterator[RagOwl]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 500
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -124,7 +124,7 @@ def test_the_queue_waits_neither_for_a_backup_nor_for_files_that_go(place: Place
             condemned.collect(session, [], lambda key: None)
             thread = threading.Thread(target=begin)
             thread.start()
-            begun = ended.wait(30)
+            begun = ended.wait(300)
         thread.join()
         assert begun
 

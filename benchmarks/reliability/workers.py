@@ -289,7 +289,7 @@ def suspended(place: Place, texts: int, delay: float) -> tuple[str, list[str]]:
     return said, wrong
 
 
-def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 500) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

@@ -151,7 +151,7 @@ def test_over_stdio(data: Path) -> None:
     )
 
     async def run() -> None:
-        async with Client(command, read_timeout_seconds=120) as client:
+        async with Client(command, read_timeout_seconds=500) as client:
             await use(client)
             everything = await client.call_tool("collections", {})
             assert "secrets" in text_of(everything)

@@ -362,7 +362,7 @@ def test_no_upload_is_left_over(client: TestClient) -> None:
         with db.reading(owl.engine) as session:  # of jobs that are cancelled, for a retry
             return left - job_rows.uploads_in_use(session)
 
-    until = time.monotonic() + 10  # the last one's job may be ending
+    until = time.monotonic() + PATIENCE  # the last one's job may be ending
     while left_over() and time.monotonic() < until:
         time.sleep(0.05)
     assert left_over() == set()

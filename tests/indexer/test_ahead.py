@@ -28,7 +28,7 @@ def test_it_works_ahead_but_not_further_than_told() -> None:
 
     reading = ahead(values(), 4)
     assert next(reading) == 0
-    assert enough.wait(10)  # four in the queue, and one that waits for room
+    assert enough.wait(60)  # four in the queue, and one that waits for room
     assert len(made) <= 7
     assert list(reading) == list(range(1, 100))
 
@@ -59,4 +59,4 @@ def test_who_stops_reading_stops_the_work() -> None:
     next(reading)
     reading.close()
     assert closed.is_set()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads

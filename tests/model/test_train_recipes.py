@@ -405,7 +405,7 @@ def test_two_processes_learn_together(
         *(["--shard"] if shard else []),
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, timeout=300)
+    subprocess.run(command, check=True, env=environment, timeout=550)
     (result,) = (card.parent for card in (tmp_path / "out").glob("*/*/card.json"))
     assert json.loads((result / "card.json").read_text())["steps"] == 4
     alone = run_stage(
@@ -419,7 +419,7 @@ def test_two_processes_learn_together(
     if shard:  # stopped after half of the steps, it ends as it did
         first = result.rename(tmp_path / "first")
         shutil.rmtree(result.parent / "checkpoint-4")
-        subprocess.run(command, check=True, env=environment, timeout=300)
+        subprocess.run(command, check=True, env=environment, timeout=550)
         same(result, first, 1e-6)
 
 

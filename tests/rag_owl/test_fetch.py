@@ -125,7 +125,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     found.server.server_close()
 
 
-def fetched(tmp_path: Path, url: str, most: int = 1_000, seconds: float = 5) -> tuple[str, bytes]:
+def fetched(tmp_path: Path, url: str, most: int = 1_000, seconds: float = 60) -> tuple[str, bytes]:
     with Upload(tmp_path) as upload:
         got = fetch.fetch(url, upload, most, seconds)
         return got.name, (upload.folder / got.name).read_bytes()
