@@ -25,6 +25,7 @@ import yaml
 from sqlalchemy import make_url
 
 from rag_owl.settings import PREFIX, Settings
+from tests.service import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 OURS = ("migrate", "api", "worker", "api-gpu", "worker-gpu")
@@ -255,12 +256,14 @@ def test_from_an_empty_place_to_a_first_answer(compose: Compose) -> None:
     with (
         compose.up("worker") as worker,
         compose.up("api") as api,
-        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http,
+        httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE
+        ) as http,
     ):
         deadline = time.monotonic() + 400
 
         def pause() -> None:
-            assert time.monotonic() < deadline, httpx.get(f"{url}/readyz").text
+            assert time.monotonic() < deadline, httpx.get(f"{url}/readyz", timeout=PATIENCE).text
             assert worker.poll() is None
             assert api.poll() is None
             time.sleep(0.5)
@@ -280,4 +283,4 @@ def test_from_an_empty_place_to_a_first_answer(compose: Compose) -> None:
         answer = http.post("/v1/answers", json=asked).json()
         assert "night" in answer["text"]
         assert answer["citations"]
-        assert httpx.get(f"{url}/v1/collections").status_code == 401
+        assert httpx.get(f"{url}/v1/collections", timeout=PATIENCE).status_code == 401

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import serve
+from tests.service import PATIENCE
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -44,7 +45,7 @@ def test_the_http_page_runs_and_names_every_endpoint(tmp_path: Path) -> None:
         pytest.skip("no curl, which the page's commands are for")
     Image.new("RGB", (60, 40), "red").save(tmp_path / "picture.png")
     with serve(tmp_path / "data") as address:
-        described = httpx.get(f"{address}/openapi.json").json()["paths"]
+        described = httpx.get(f"{address}/openapi.json", timeout=PATIENCE).json()["paths"]
         script = "set -euo pipefail\n" + "\necho\n".join(blocks("http.md", "sh"))
         done = subprocess.run(
             ["bash", "-c", script],

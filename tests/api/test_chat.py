@@ -15,7 +15,7 @@ import pytest
 from rag_owl import RagOwl
 from tests.browser import serve
 from tests.model_server import KEY, MODEL, ModelServer, Send, delta, event, streamed
-from tests.service import bearer, make_key, png
+from tests.service import PATIENCE, bearer, make_key, png
 
 WEIGHT = "How much does the elf owl weigh?"
 TOOL: Any = {
@@ -102,7 +102,7 @@ def test_text_is_answered_with_citations(client: openai.OpenAI, address: str) ->
     assert said[place.start_index : place.end_index] == "The elf owl weighs 40 grams."
     assert place.title == "Elf owl"
     key = address.split()[1]
-    found = httpx.get(place.url, headers={"Authorization": f"Bearer {key}"})
+    found = httpx.get(place.url, headers=bearer(key), timeout=PATIENCE)
     assert "40 grams" in found.json()["text"]
     (citation,) = extra(done, "citations")
     assert citation["quote"] == "The elf owl weighs 40 grams."
@@ -198,10 +198,10 @@ def test_only_what_is_borne_out_is_said_where_that_is_asked_for(client: openai.O
 
 def test_models_are_listed_page_by_page(address: str) -> None:
     at, key = address.split()
-    first = httpx.get(f"{at}/v1/models?limit=1", headers=bearer(key)).json()
+    first = httpx.get(f"{at}/v1/models?limit=1", headers=bearer(key), timeout=PATIENCE).json()
     assert [each["id"] for each in first["data"]][:2] == ["owls", "owls@sentences"]
     assert first["next_cursor"] is None  # what the key may not see is on no page
-    wrong = httpx.get(f"{at}/v1/models?cursor=x", headers=bearer(key))
+    wrong = httpx.get(f"{at}/v1/models?cursor=x", headers=bearer(key), timeout=PATIENCE)
     assert wrong.json()["error"]["param"] == "cursor"
 
 
@@ -375,5 +375,5 @@ def test_what_never_comes_to_the_route_is_told_in_openais_form_too(tmp_path: Pat
         assert int(error.response.headers["retry-after"]) > 0
         with pytest.raises(openai.RateLimitError):
             client.models.list()
-        other = httpx.get(f"{at}/v1/collections")
+        other = httpx.get(f"{at}/v1/collections", timeout=PATIENCE)
         assert other.headers["content-type"] == "application/problem+json"

@@ -212,7 +212,8 @@ def test_without_a_key_or_with_the_wrong_scope_nothing_opens(
     accept = {"Accept": "application/json, text/event-stream"}
 
     def post(**headers: str) -> httpx.Response:
-        return httpx.post(f"{site}/mcp", json=initialize(), headers={**accept, **headers})
+        sent = {**accept, **headers}
+        return httpx.post(f"{site}/mcp", json=initialize(), headers=sent, timeout=PATIENCE)
 
     assert post().status_code == 401
     assert post(Authorization="Bearer owl_wrong").status_code == 401
@@ -220,8 +221,13 @@ def test_without_a_key_or_with_the_wrong_scope_nothing_opens(
     assert post(Authorization=f"Bearer {ingests}").status_code == 403
     assert post(Authorization=f"Bearer {key}").status_code == 200
     for method in ("GET", "DELETE"):
-        assert httpx.request(method, f"{site}/mcp", headers=accept).status_code == 401
-        opened = httpx.request(method, f"{site}/mcp", headers={**accept, **bearer(key)})
+        assert (
+            httpx.request(method, f"{site}/mcp", headers=accept, timeout=PATIENCE).status_code
+            == 401
+        )
+        opened = httpx.request(
+            method, f"{site}/mcp", headers={**accept, **bearer(key)}, timeout=PATIENCE
+        )
         problem(opened, 405)  # no stream that stays open and says nothing
         assert opened.headers["allow"] == "POST"
 
@@ -231,7 +237,8 @@ def test_a_call_that_is_too_large_is_a_problem_document(site: str, key: str) -> 
     for kind in ("application/json", "multipart/form-data; boundary=x"):
         for body in (b"x" * 9_000_000, [b"x" * 3_000_000] * 3):
             headers["Content-Type"] = kind
-            problem(httpx.post(f"{site}/mcp", content=body, headers=headers), 413, "body")
+            sent = httpx.post(f"{site}/mcp", content=body, headers=headers, timeout=PATIENCE)
+            problem(sent, 413, "body")
 
 
 @ON_SQLITE
@@ -240,7 +247,8 @@ def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> Non
     with serve(data, **PLAIN) as open_site:
 
         def post(**headers: str) -> httpx.Response:
-            return httpx.post(f"{open_site}/mcp", json=initialize(), headers={**accept, **headers})
+            sent = {**accept, **headers}
+            return httpx.post(f"{open_site}/mcp", json=initialize(), headers=sent, timeout=PATIENCE)
 
         assert post().status_code == 200
         assert post(Origin="https://evil.example").status_code == 403
@@ -250,6 +258,7 @@ def test_pages_of_other_origins_and_strange_hosts_are_refused(data: Path) -> Non
                 f"{open_site}/mcp",
                 content=body,
                 headers={**accept, "Content-Type": "application/json"},
+                timeout=PATIENCE,
             )
             assert 400 <= sent.status_code < 500
 

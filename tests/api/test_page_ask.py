@@ -9,6 +9,7 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from tests.browser import SCRIPT, ask, drop
+from tests.service import PATIENCE
 
 
 def test_offsets_count_code_points_and_markers_are_told_from_text(page: Page) -> None:
@@ -190,7 +191,7 @@ def test_script_in_metadata_and_comments_is_shown_as_text(page: Page, site: str)
         data={"metadata": json.dumps({"note": SCRIPT, SCRIPT: [SCRIPT]})},
     )
     job = sent.raise_for_status().json()["job"]["id"]
-    assert "done" in httpx.get(f"{site}/v1/jobs/{job}/events", timeout=60).text
+    assert "done" in httpx.get(f"{site}/v1/jobs/{job}/events", timeout=PATIENCE).text
     page.goto(f"{site}/#/ask/hostile")
     expect(page.get_by_role("heading", name="Ask hostile")).to_be_visible()
     ask(page, "When does the ptarmigan of Hollow Fell turn white?")
@@ -198,9 +199,10 @@ def test_script_in_metadata_and_comments_is_shown_as_text(page: Page, site: str)
     facts = page.locator(".about dl").first
     expect(facts.locator("dt")).to_have_text(["note", SCRIPT])
     expect(facts.locator("dd")).to_have_text([SCRIPT, json.dumps([SCRIPT])])
-    answer = httpx.get(f"{site}/v1/answers?collection=hostile").json()["data"][0]
-    rating = {"rating": -1, "comment": SCRIPT}
-    httpx.post(f"{site}/v1/answers/{answer['id']}/rating", json=rating).raise_for_status()
+    with httpx.Client(base_url=site, timeout=PATIENCE) as http:
+        answer = http.get("/v1/answers?collection=hostile").json()["data"][0]
+        rating = {"rating": -1, "comment": SCRIPT}
+        http.post(f"/v1/answers/{answer['id']}/rating", json=rating).raise_for_status()
     page.goto(f"{site}/#/answers/{answer['id']}")
     expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_label("What is wrong with it?")).to_have_value(SCRIPT)

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from rag_owl import RagOwl
 from tests.browser import Watched, drop, serve
-from tests.service import make_key
+from tests.service import PATIENCE, make_key
 
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 
@@ -96,7 +96,7 @@ def test_a_collection_is_deleted_once_its_name_was_confirmed(page: Page, site: s
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Enter")  # nothing is deleted by pressing on
     expect(dialog).to_be_hidden()
-    assert httpx.get(f"{site}/v1/collections/unwanted").json()["documents"] == 3
+    assert httpx.get(f"{site}/v1/collections/unwanted", timeout=PATIENCE).json()["documents"] == 3
 
     button.click()
     dialog.get_by_role("button", name="Delete 3 documents").click()
@@ -108,7 +108,7 @@ def test_a_collection_is_deleted_once_its_name_was_confirmed(page: Page, site: s
     expect(job.get_by_role("button", name="Cancel")).to_have_count(0)
     expect(job.locator(".job-state")).to_have_text("done")
     expect(job.locator(".counts")).to_contain_text("removed")
-    assert httpx.get(f"{site}/v1/collections/unwanted").status_code == 404
+    assert httpx.get(f"{site}/v1/collections/unwanted", timeout=PATIENCE).status_code == 404
     page.get_by_role("main").get_by_role("link", name="Collections").click()
     expect(page.get_by_role("heading", name="Collections")).to_be_visible()
     expect(page.locator(".collection", has_text="unwanted")).to_have_count(0)
@@ -148,7 +148,7 @@ def test_a_collection_that_is_gone_already_says_so(page: Page, site: str) -> Non
     page.goto(f"{site}/#/collections/twice")
     button = page.get_by_role("button", name="Delete this collection")
     button.click()
-    assert httpx.delete(f"{site}/v1/collections/twice").status_code == 202
+    assert httpx.delete(f"{site}/v1/collections/twice", timeout=PATIENCE).status_code == 202
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Delete 1 document").click()
     expect(dialog.get_by_role("alert")).to_contain_text("no collection 'twice'")
@@ -257,10 +257,13 @@ def test_a_service_that_wants_a_key_is_given_one(browser: Browser, tmp_path: Pat
 
 def send(site: str, collection: str, files: dict[str, bytes], wait: bool = True) -> None:
     parts = [("files", (name, data)) for name, data in files.items()]
-    sent = httpx.post(f"{site}/v1/collections/{collection}/documents", files=parts, timeout=60)
+    sent = httpx.post(
+        f"{site}/v1/collections/{collection}/documents", files=parts, timeout=PATIENCE
+    )
     assert sent.status_code == 202, sent.text
     if wait:
-        with httpx.stream("GET", f"{site}/v1/jobs/{sent.json()['job']['id']}/events") as events:
+        job = sent.json()["job"]["id"]
+        with httpx.stream("GET", f"{site}/v1/jobs/{job}/events", timeout=PATIENCE) as events:
             assert "done" in events.read().decode()
 
 
@@ -269,7 +272,7 @@ def test_the_reference_needs_no_other_server(page: Page, site: str) -> None:
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{site}/docs")
     expect(page.locator(".endpoint").first).to_be_visible()
-    described = httpx.get(f"{site}/openapi.json").json()["paths"]
+    described = httpx.get(f"{site}/openapi.json", timeout=PATIENCE).json()["paths"]
     methods = [
         m for each in described.values() for m in each if m in ("get", "post", "put", "delete")
     ]
