@@ -17,6 +17,7 @@ from rag_owl.indexer import merge, pipeline
 from rag_owl.store.segments import SegmentInfo
 from rag_owl.types import Job
 from tests.consistency import problems
+from tests.resting import rest_after
 
 pytestmark = pytest.mark.usefixtures("on_each_database")
 on_sqlite = pytest.mark.parametrize("on_each_database", ["sqlite"], indirect=True)
@@ -269,9 +270,12 @@ def test_documents_are_listed_once_though_one_is_deleted_on_the_way(
     assert len(seen) == len(set(seen)) == 250
 
 
-def test_who_waits_for_a_job_is_told_when_the_folder_is_closed(tmp_path: Path) -> None:
+def test_who_waits_for_a_job_is_told_when_the_folder_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest_after(monkeypatch, items=1, batch=8)
     path = tmp_path / "long.txt"
-    path.write_text(long_text("owl", 3_000))
+    path.write_text(long_text("owl", 200))
     owl = RagOwl.open(tmp_path / "data", text_embedder="hashing")
     raised: list[BaseException] = []
 

@@ -17,6 +17,7 @@ from rag_owl.indexer import pipeline
 from rag_owl.store import claims, collections, job_inputs, jobs
 from tests.consistency import problems
 from tests.files import endless_pdf, noise_jpeg, pdf_of
+from tests.resting import rest_after
 
 pytestmark = pytest.mark.usefixtures("on_each_database")
 
@@ -60,8 +61,7 @@ def test_a_file_that_hangs_its_decoder_is_skipped_and_nothing_of_it_is_found(
 def test_pieces_that_were_skipped_before_an_interruption_are_counted_once(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 8)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 8)
+    go_on = rest_after(monkeypatch, items=1, batch=8)
     data = pdf_of(*(f"page {at} of it" for at in range(60)))
     start = data.index(b"\n4 0 obj")  # the first page
     end = data.index(b"endobj", start)
@@ -73,6 +73,7 @@ def test_pieces_that_were_skipped_before_an_interruption_are_counted_once(
         job_id = owl.ingest("c", [files], wait=False).id
         while not owl.job(job_id).items:
             time.sleep(0.01)
+    go_on.set()
     with RagOwl.open(
         tmp_path / "data", text_embedder="hashing", picture_embedder="descriptor"
     ) as owl:
@@ -87,8 +88,7 @@ def test_pieces_that_were_skipped_before_an_interruption_are_counted_once(
 def test_what_is_deleted_while_its_job_is_interrupted_stays_deleted(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 1)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 1)
+    go_on = rest_after(monkeypatch, items=1, batch=1)
     light = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
     (files / "a.txt").write_text("A long text. " * 1_200)
     (files / "b.txt").write_text("The text after it.")
@@ -96,6 +96,7 @@ def test_what_is_deleted_while_its_job_is_interrupted_stays_deleted(
         job_id = owl.ingest("c", [files], wait=False).id
         while not owl.job(job_id).items:
             time.sleep(0.01)
+    go_on.set()
     with RagOwl.open(tmp_path / "data", work_jobs=False, **light) as owl:
         assert not owl.job(job_id).finished
         (begun,) = owl.documents("c")
@@ -112,8 +113,7 @@ def test_two_documents_of_one_file_are_counted_once(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text that is called a picture, and the text beside it: a pair that is none."""
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 1)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 1)
+    go_on = rest_after(monkeypatch, items=2, batch=1)
     (files / "a.png").write_text("No picture.")
     (files / "a.txt").write_text("A long text. " * 1_200)
     with RagOwl.open(
@@ -122,6 +122,7 @@ def test_two_documents_of_one_file_are_counted_once(
         job_id = owl.ingest("c", [files], wait=False).id
         while owl.job(job_id).items < 2:
             time.sleep(0.01)
+    go_on.set()
     with RagOwl.open(
         tmp_path / "data", text_embedder="hashing", picture_embedder="descriptor"
     ) as owl:

@@ -18,11 +18,11 @@ from benchmarks.reliability import workers as bench
 from benchmarks.reliability.workers import Place
 from rag_owl import RagOwl, db, holds
 from rag_owl.errors import DataFolderBusy
-from rag_owl.indexer import pipeline
 from rag_owl.job_queue import prepare_queue
 from rag_owl.store import collections, condemned, jobs
 from rag_owl.work_lock import among_others, exclusively
 from tests.consistency import problems
+from tests.resting import rest_after
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 
@@ -129,14 +129,10 @@ def test_the_queue_waits_neither_for_a_backup_nor_for_files_that_go(place: Place
         assert begun
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 8)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 8)
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_a_job_is_let_go_of_when_its_worker_is_stopped(place: Place) -> None:
+def test_a_job_is_let_go_of_when_its_worker_is_stopped(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = rest_after(monkeypatch, items=1, batch=8)
     (file,) = bench.write(place.data.with_suffix(".files"), 1, 200)
     with working(place) as owl:
         (job,) = bench.begin(owl, [file])
@@ -144,13 +140,16 @@ def test_a_job_is_let_go_of_when_its_worker_is_stopped(place: Place) -> None:
     with place.open() as owl:
         assert owl.job(job).state == "queued"
         assert owl.job(job).items < 200
+    go_on.set()
     with working(place) as owl:
         assert owl.wait_for_job(job).added == 200
     assert problems(place.data, place.url) == []
 
 
-@pytest.mark.usefixtures("small_batches")
-def test_a_running_job_is_cancelled_and_goes_on_when_tried_again(place: Place) -> None:
+def test_a_running_job_is_cancelled_and_goes_on_when_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = rest_after(monkeypatch, items=1, batch=8)
     (file,) = bench.write(place.data.with_suffix(".files"), 1, 200)
     with working(place) as owl:
         (job,) = bench.begin(owl, [file])
@@ -160,6 +159,7 @@ def test_a_running_job_is_cancelled_and_goes_on_when_tried_again(place: Place) -
         assert (cancelled.state, cancelled.added < 200) == ("cancelled", True)
         with db.writing(owl.engine) as session:
             jobs.retry(session, job)
+        go_on.set()
         owl.work_soon()
         assert owl.wait_for_job(job).added == 200
 
