@@ -8,10 +8,13 @@ what `rag_owl.indexer.loaders.apart_pool` is about; that folders end theirs when
 from __future__ import annotations
 
 import atexit
+import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from rag_owl.indexer.loaders.apart_pool import DEFAULT_ALLOWANCE, Allowance, Decoder, Pool
 
@@ -49,3 +52,47 @@ class SharingPool(Pool):
 def _end() -> None:
     for decoder in _kept:
         decoder.end()
+
+
+OF_OTHERS: set[int] = set()
+
+
+def decoders() -> list[psutil.Process]:
+    """Those that were started since the test began: a server of other tests may have its own."""
+    return [process for process in all_decoders() if process.pid not in OF_OTHERS]
+
+
+def all_decoders() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            if "apart_child" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@contextmanager
+def when_busy(do: Callable[[psutil.Process], None]) -> Iterator[None]:
+    """Within it, do it to each decoder that has worked for longer than a sound page would take."""
+    over, done = threading.Event(), set[int]()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            for process in decoders():
+                with suppress(psutil.NoSuchProcess):
+                    if process.pid not in done and process.cpu_times().user > 0.6:
+                        done.add(process.pid)
+                        do(process)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def hurry(process: psutil.Process) -> None:
+    """As its own clock ends a decoder whose time is over."""
+    process.send_signal(signal.SIGALRM)

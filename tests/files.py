@@ -28,13 +28,6 @@ def wide_png(width: int, height: int) -> bytes:
     )
 
 
-def slow_webp() -> bytes:
-    """98 million pixels in 34 bytes: seconds of decoding."""
-    file = io.BytesIO()
-    Image.new("RGB", (9_900, 9_900)).save(file, "WEBP", lossless=True, method=0)
-    return file.getvalue()
-
-
 def pdf_of(*texts: str) -> bytes:
     """One page for each text."""
     return _pdf([f"BT /F1 24 Tf 72 700 Td ({text}) Tj ET".encode() for text in texts], [])

@@ -16,6 +16,7 @@ from rag_owl.errors import Conflict
 from rag_owl.indexer import pipeline
 from rag_owl.store import claims, collections, job_inputs, jobs
 from tests.consistency import problems
+from tests.decoders import OF_OTHERS, all_decoders, hurry, when_busy
 from tests.files import endless_pdf, noise_jpeg, pdf_of
 from tests.resting import rest_after
 
@@ -45,13 +46,15 @@ def test_a_file_that_hangs_its_decoder_is_skipped_and_nothing_of_it_is_found(
     (files / "c.txt").write_text("A text after it.")
     (files / "d.jpg").write_bytes(noise_jpeg(60, 40))
     with RagOwl.open(
-        tmp_path / "data", text_embedder="hashing", picture_embedder="descriptor", decode_seconds=2
+        tmp_path / "data", text_embedder="hashing", picture_embedder="descriptor"
     ) as owl:
-        job = owl.ingest("c", [files])
+        OF_OTHERS.update(process.pid for process in all_decoders())
+        with when_busy(hurry):
+            job = owl.ingest("c", [files])
         assert (job.state, job.added, job.found, job.handled) == ("done", 3, 4, 4)
         (skipped,) = job.skipped
         assert skipped.name == "b.pdf"
-        assert "took longer than 2 seconds (decode_seconds)" in skipped.reason
+        assert "took longer than 60 seconds (decode_seconds)" in skipped.reason
         assert found(owl, "text") == ["a.txt", "c.txt"] or found(owl, "text") == ["c.txt", "a.txt"]
         assert found(owl, "page") == []
     assert problems(tmp_path / "data") == []

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ import pytest
 from PIL import Image
 
 from rag_owl.errors import Conflict, UnreadableMedia
-from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, read
+from rag_owl.indexer.loaders import Input, Loaded, SkippedRow, apart_pool, read
 from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Allowance, Pool
 from rag_owl.indexer.loaders.apart_wire import Broken, Channel
 from rag_owl.media import DEFAULT_LIMITS
 from rag_owl.types import Skipped
-from tests.files import endless_pdf, noise_jpeg, pdf_of, slow_webp, wide_png
+from tests.decoders import OF_OTHERS, all_decoders, decoders, hurry, when_busy
+from tests.files import endless_pdf, noise_jpeg, pdf_of, wide_png
 
 
 @pytest.fixture
@@ -38,10 +39,6 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     pool = Pool(Allowance(seconds=60), tmp_path / "decoding")
     yield pool
     pool.close()
-
-
-def impatient(tmp_path: Path, seconds: float = 1.0, memory: int = 2**31) -> Pool:
-    return Pool(Allowance(seconds, memory), tmp_path / "decoding")
 
 
 def flat(values: Iterator[Loaded | Skipped]) -> list[Any]:
@@ -61,47 +58,10 @@ def flat(values: Iterator[Loaded | Skipped]) -> list[Any]:
     return found
 
 
-OF_OTHERS: set[int] = set()
-
-
-def decoders() -> list[psutil.Process]:
-    """Those that were started since the test began: a server of other tests may have its own."""
-    return [process for process in all_decoders() if process.pid not in OF_OTHERS]
-
-
-def all_decoders() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children():
-        with suppress(psutil.Error):  # it has ended
-            if "apart_child" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _of_others() -> None:
     OF_OTHERS.clear()
     OF_OTHERS.update(process.pid for process in all_decoders())
-
-
-def when_busy(do: Callable[[psutil.Process], None]) -> threading.Thread:
-    """Do it to a decoder that has worked for longer than a sound page would take."""
-
-    def watch() -> None:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            for process in decoders():
-                try:
-                    if process.cpu_times().user > 0.6:
-                        do(process)
-                        return
-                except psutil.NoSuchProcess:
-                    continue
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
 
 
 # --- the same values ---------------------------------------------------------------------------
@@ -169,22 +129,22 @@ def test_who_stops_in_the_middle_leaves_no_answer_to_the_next(tmp_path: Path, po
     [
         (signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
         (signal.SIGKILL, "was killed"),
-        (signal.SIGSTOP, "took longer than 1 seconds"),
+        (signal.SIGALRM, "took longer than 60 seconds"),
     ],
 )
-def test_a_decoder_that_crashes_or_stands_still_costs_its_file_alone(
-    tmp_path: Path, sent: signal.Signals, reason: str
+def test_a_decoder_that_crashes_or_takes_too_long_costs_its_file_alone(
+    tmp_path: Path, pool: Pool, sent: signal.Signals, reason: str
 ) -> None:
     (tmp_path / "endless.pdf").write_bytes(endless_pdf())
     (tmp_path / "next.txt").write_text("The next file.")
-    pool = impatient(tmp_path, seconds=1.0 if sent == signal.SIGSTOP else 60.0)
     values = read_apart(Input("endless.pdf", tmp_path / "endless.pdf"), pool=pool)
     document = next(values)
     assert isinstance(document, Loaded)
-    killer = when_busy(lambda process: process.send_signal(sent))
-    with pytest.raises(UnreadableMedia, match=reason):
+    with (
+        when_busy(lambda process: process.send_signal(sent)),
+        pytest.raises(UnreadableMedia, match=reason),
+    ):
         list(document.sections())
-    killer.join()
     assert list(values) == []
     (after,) = read_apart(Input("next.txt", tmp_path / "next.txt"), pool=pool)
     assert isinstance(after, Loaded)
@@ -194,24 +154,48 @@ def test_a_decoder_that_crashes_or_stands_still_costs_its_file_alone(
     assert list((tmp_path / "decoding").iterdir()) == []
 
 
-def test_a_page_that_would_take_for_ever_is_given_up(tmp_path: Path) -> None:
+@contextmanager
+def impatient(pool: Pool) -> Iterator[None]:
+    """What is asked for within it may take a second; all that is sound has its time."""
+    seconds = pool.allowance.seconds
+    object.__setattr__(pool.allowance, "seconds", 1.0)
+    yield
+    object.__setattr__(pool.allowance, "seconds", seconds)
+
+
+def test_a_decoder_that_stands_still_is_given_up(tmp_path: Path, pool: Pool) -> None:
+    (tmp_path / "endless.pdf").write_bytes(endless_pdf())
+    values = read_apart(Input("endless.pdf", tmp_path / "endless.pdf"), pool=pool)
+    document = next(values)
+    assert isinstance(document, Loaded)
+    (decoder,) = decoders()
+    decoder.suspend()
+    with impatient(pool), pytest.raises(UnreadableMedia, match="took longer than 1 seconds"):
+        list(document.sections())
+    assert list(values) == []
+    pool.close()
+    assert decoders() == []
+    assert list((tmp_path / "decoding").iterdir()) == []
+
+
+def test_a_page_that_would_take_for_ever_is_given_up(tmp_path: Path, pool: Pool) -> None:
     (tmp_path / "endless.pdf").write_bytes(endless_pdf(before=("one", "two")))
-    pool = impatient(tmp_path)
     values = read_apart(Input("endless.pdf", tmp_path / "endless.pdf"), pool=pool)
     document = next(values)
     assert isinstance(document, Loaded)
     sections = document.sections()
-    assert [next(sections).text, next(sections).text] == ["one", "two"]
+    assert next(sections).text == "one"
+    with impatient(pool):  # the second is being read already
+        assert next(sections).text == "two"
     with pytest.raises(UnreadableMedia, match="took longer than 1 seconds"):
         next(sections)
     assert list(values) == []
-    pool.close()
 
 
 def test_a_picture_that_takes_more_memory_than_allowed_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "wide.png").write_bytes(wide_png(9_900, 9_900))  # 300 kB; 400 MB of pixels
     (tmp_path / "small.png").write_bytes(wide_png(10, 10))
-    pool = impatient(tmp_path, seconds=60, memory=300 * 2**20)
+    pool = Pool(Allowance(60, 300 * 2**20), tmp_path / "decoding")
     (skipped,) = read_apart(Input("wide.png", tmp_path / "wide.png"), pool=pool)
     assert isinstance(skipped, Skipped)
     assert "memory" in skipped.reason
@@ -223,15 +207,23 @@ def test_a_picture_that_takes_more_memory_than_allowed_is_skipped(tmp_path: Path
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A picture that takes longer than `impatient` bears."""
-    monkeypatch.setattr("rag_owl.indexer.loaders.apart_pool._PATIENCE", 0.05)
-    return "data:image/webp;base64," + base64.b64encode(slow_webp()).decode()
+def endless(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A picture of a kind that decoders try to decode for ever."""
+    for_ever = (
+        "from PIL.WebPImagePlugin import WebPImageFile as webp; "
+        "webp.load = lambda self: any(each for each in iter(int, 1)); "
+    )
+    monkeypatch.setattr(
+        apart_pool, "_START", apart_pool._START.replace("main(int", for_ever + "main(int")
+    )
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, "WEBP")
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def test_a_page_that_takes_all_memory_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "endless.pdf").write_bytes(endless_pdf())
-    pool = impatient(tmp_path, seconds=60, memory=300 * 2**20)
+    pool = Pool(Allowance(60, 300 * 2**20), tmp_path / "decoding")
     document = next(read_apart(Input("endless.pdf", tmp_path / "endless.pdf"), pool=pool))
     assert isinstance(document, Loaded)
     with pytest.raises(UnreadableMedia, match=r"crashed \(SIG.*memory"):
@@ -239,13 +231,15 @@ def test_a_page_that_takes_all_memory_is_given_up(tmp_path: Path) -> None:
     pool.close()
 
 
-def test_of_rows_only_the_one_that_ends_its_decoder_is_lost(tmp_path: Path, slow: str) -> None:
+def test_of_rows_only_the_one_that_ends_its_decoder_is_lost(
+    tmp_path: Path, pool: Pool, endless: str
+) -> None:
     rows: list[dict[str, str]] = [{"text": f"row {at}"} for at in range(6)]
-    rows[3] = {"image": slow}
+    rows[3] = {"image": endless}
     (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = Input("f.jsonl", tmp_path / "f.jsonl")
-    pool = impatient(tmp_path, seconds=0.5)
-    found = list(read_apart(source, pool=pool))
+    with when_busy(hurry):
+        found = list(read_apart(source, pool=pool))
     assert [value.name for value in found] == [
         *(f"f.jsonl#{at}" for at in (1, 2, 3)), "f.jsonl row 4", "f.jsonl#5", "f.jsonl#6",
     ]  # fmt: skip
@@ -253,21 +247,20 @@ def test_of_rows_only_the_one_that_ends_its_decoder_is_lost(tmp_path: Path, slow
     assert isinstance(lost, SkippedRow)
     assert lost.row == 3
     assert "took longer" in lost.reason
-    assert flat(read_apart(source, start_row=3, pool=pool))[0] == lost
-    pool.close()
+    with when_busy(hurry):
+        assert flat(read_apart(source, start_row=3, pool=pool))[0] == lost
 
 
 def test_many_lost_decoders_end_a_file(
-    tmp_path: Path, slow: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pool: Pool, endless: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rag_owl.indexer.loaders.apart._MOST_LOST", 4)
-    row = json.dumps({"image": slow})
+    row = json.dumps({"image": endless})
     (tmp_path / "f.jsonl").write_text("\n".join([json.dumps({"text": "one"}), row, row, row]))
-    pool = impatient(tmp_path, seconds=0.5)
-    found = list(read_apart(Input("f.jsonl", tmp_path / "f.jsonl"), pool=pool))
+    with when_busy(hurry):
+        found = list(read_apart(Input("f.jsonl", tmp_path / "f.jsonl"), pool=pool))
     assert [value.name for value in found][:3] == ["f.jsonl#1", "f.jsonl row 2", "f.jsonl row 3"]
     assert "decoders were lost" in str(found[-1])
-    pool.close()
 
 
 # --- what a decoder has, and what it may say ---------------------------------------------------
