@@ -385,10 +385,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, given: str | None) -> str | None:
+        if not given:
+            return given
         try:
-            kind = make_url(given).drivername if given else "sqlite"
+            kind = make_url(given).drivername
         except (ArgumentError, ValueError):  # the latter: a port that is no number
             kind = ""
+        if kind in ("postgresql", "postgres"):  # as most hosts give it
+            return _DATABASES[0] + given[len(kind) :]
         if kind not in _DATABASES:
             raise ValueError(f"give an address such as {_DATABASES[0]}://user@host/name")
         return given

@@ -54,7 +54,8 @@ def test_an_unknown_argument_is_named() -> None:
 def test_the_database_lies_in_the_data_folder(tmp_path: Path) -> None:
     assert read_settings(data=tmp_path).database == f"sqlite:///{tmp_path}/rag_owl.db"
     url = "postgresql+psycopg://localhost/owl"
-    assert read_settings(database_url=url).database == url
+    for given in (url, "postgresql://localhost/owl", "postgres://localhost/owl"):
+        assert read_settings(database_url=given).database == url
 
 
 REMOTE = {"base_url": "http://gpu-7:8000/v1/", "model": "qwen"}
