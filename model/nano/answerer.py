@@ -32,6 +32,12 @@ _WHAT_IS_IT = re.compile(
     r"does\s+(?:this|the)\s+(?:picture|photo|image)\s+show)\b",
     re.I,
 )
+# It points, and points at no "yes" and no "no": what the sentence says is for the reader to see.
+_YES_OR_NO = re.compile(
+    r"\s*(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should|may|must)\b"
+    r"(?!.*\bor\b)",
+    re.I,
+)
 _LIST = re.compile(
     r"(?:which|what|list|name|give)\s+(?:(?:all|the|of|are)\s+)*(?!does\b|this\b)\w{3,}s\s+\w", re.I
 )
@@ -122,6 +128,7 @@ class NanoAnswerer:
                 found,
                 lambda span: self.answerable(span.score, bool(user)),
                 self._heatmaps.boxes(user, items, looks),
+                sentences_alone=_YES_OR_NO.match(context.question.text) is not None,
             )
             return replace(draft, left_out=self._not_read(context, user, items))
         if user and _WHAT_IS_IT.search(context.question.text):

@@ -25,8 +25,9 @@ def pointed(
     found: Sequence[Span],
     probability_of: Callable[[Span], float],
     box_of: Callable[[int], Box | None],
+    sentences_alone: bool = False,
 ) -> Draft:
-    """The spans chosen out of those found, each with the sentence that it stands in."""
+    """The spans chosen out of those found, each with the sentence that it stands in, or that alone."""
     short = ", ".join(
         OrderedDict.fromkeys(context.sources[s.item].item.text[s.start : s.end] for s in chosen)  # type: ignore[index]
     )
@@ -36,7 +37,9 @@ def pointed(
         body = context.sources[span.item].item.text or ""
         a, b = _sentence(body, span.start, span.end)
         pieces = [(span.start, span.end)]
-        if body[a:b].strip(" .") != body[span.start : span.end].strip(" ."):
+        if sentences_alone:
+            pieces = [(a, b)]
+        elif body[a:b].strip(" .") != body[span.start : span.end].strip(" ."):
             pieces.append((a, b))
         for start, end in pieces:
             said = " ".join(body[start:end].split())
@@ -48,7 +51,8 @@ def pointed(
                     relevance=probability_of(span),
                 )
             )  # fmt: skip
-    return Draft(text, tuple(attributions), short, probability_of(found[0]))
+    told = None if sentences_alone else short
+    return Draft(text, tuple(attributions), told, probability_of(found[0]))
 
 
 def recognised(

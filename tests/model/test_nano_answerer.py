@@ -70,6 +70,16 @@ def test_it_points_at_the_answer_and_states_its_ground(model):
     assert 0 <= draft.answerable <= 1
 
 
+def test_a_question_of_yes_or_no_gets_the_sentence_and_no_word_of_it_for_an_answer(model):
+    draft = model.answer(ask("Was the bridge at Khabarovsk opened in 1920?", BRIDGE, RIVER))
+    assert draft.short is None
+    assert draft.text == "The bridge at Khabarovsk was opened in 1916. [1]"
+    (ground,) = draft.attributions
+    assert BRIDGE[ground.item_start : ground.item_end] in draft.text
+    either = model.answer(ask("Was the bridge opened in 1916 or in 1920?", BRIDGE, RIVER))
+    assert either.short is not None
+
+
 def test_the_pointed_words_keep_their_case_and_accents(model):
     spans = model.point(ask("Who finished the écluse number 9?", RIVER), [], [None])
     assert "Ivan Petrov" in RIVER[spans[0].start : spans[0].end]
