@@ -27,7 +27,7 @@ def pointed(
     box_of: Callable[[int], Box | None],
     sentences_alone: bool = False,
 ) -> Draft:
-    """The spans chosen out of those found, each with the sentence that it stands in, or that alone."""
+    """The chosen of the found spans, each with the sentence that it stands in, or that alone."""
     short = ", ".join(
         OrderedDict.fromkeys(context.sources[s.item].item.text[s.start : s.end] for s in chosen)  # type: ignore[index]
     )
