@@ -18,7 +18,7 @@ from tests.test_reindex import LIGHT, Other
 ROWS, KILLS = 160, 5
 
 _REINDEX = """
-import sys, time
+import sys
 from rag_owl import RagOwl
 from rag_owl.indexer import fill
 from tests.test_reindex import LIGHT, Other
@@ -26,7 +26,7 @@ from tests.test_reindex import LIGHT, Other
 class Slow(Other):
     def embed_texts(self, texts, batch_size=32):
         print("batch", flush=True)
-        time.sleep(0.2)
+        sys.stdin.readline()
         return super().embed_texts(texts, batch_size)
 
 fill._FIRST_BATCH = fill._LARGEST_BATCH = 16
@@ -37,26 +37,33 @@ with RagOwl.open(sys.argv[1], database_url=sys.argv[2] or None, **LIGHT) as owl:
 
 
 def killed(data: Path, url: str, batches: int, chance: random.Random) -> bool:
-    """Reindex in another process until it has begun so many batches, and kill it; False: it was
-    done before."""
+    """Reindex in another process until it has begun so many batches, and kill it in the last of
+    them or soon after it; False: it was done before."""
     child = subprocess.Popen(
         [sys.executable, "-c", _REINDEX, str(data), url],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent.parent,
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     for begun, line in enumerate(child.stdout, 1):
         if line == "done\n":
             assert child.wait() == 0
             return False
         assert line == "batch\n"
-        if begun == batches:
-            time.sleep(chance.uniform(0, 0.4))
+        last = begun == batches
+        if not last or chance.random() < 0.5:
+            child.stdin.write("\n")
+            child.stdin.flush()
+            time.sleep(chance.uniform(0, 0.2) if last else 0)
+        if last:
             child.kill()
             break
     child.stdout.close()
     assert child.wait() != 0
+    child.stdin.close()
     return True
 
 
