@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -221,14 +222,26 @@ def test_a_text_model_does_not_pass_for_a_picture_model(prompted_folder):
         load_picture_embedder(str(prompted_folder))
 
 
-def test_queries_are_answered_while_a_long_list_is_embedded(minilm):
+def test_queries_are_answered_while_a_long_list_is_embedded(minilm, monkeypatch):
     """A query waits for one batch, not for the whole list."""
     minilm.embed_query("warm")
-    finished = threading.Event()
+    enough, finished = threading.Event(), threading.Event()
+    encode = minilm._encode
+
+    class Enough(Exception):
+        pass
+
+    def encode_until_enough(*given):
+        if enough.is_set():
+            raise Enough
+        return encode(*given)
+
+    monkeypatch.setattr(minilm, "_encode", encode_until_enough)
 
     def work() -> None:
-        minilm.embed_texts(["the owl hunts at night and sleeps by day " * 4] * 300, batch_size=4)
-        finished.set()
+        with suppress(Enough):
+            minilm.embed_texts(["the owl hunts at night and sleeps by day"] * 20_000, batch_size=4)
+            finished.set()
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -237,6 +250,7 @@ def test_queries_are_answered_while_a_long_list_is_embedded(minilm):
         minilm.embed_query("owl")
         answered += 1
     in_time = not finished.is_set()
+    enough.set()
     worker.join()
     assert in_time
 

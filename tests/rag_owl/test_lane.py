@@ -126,8 +126,17 @@ def test_closing_within_a_limit_cancels_the_rest() -> None:
     lane = Lane("test", waiting=2)
     door, ticket = occupied(lane)
     waiting = lane.submit(lambda _: 7)
-    threading.Timer(0.2, door.open).start()
+
+    def open_once_cancelled() -> None:
+        until = time.monotonic() + PATIENCE
+        while not ticket.cancelled and time.monotonic() < until:
+            time.sleep(0.001)
+        door.open()
+
+    opening = threading.Thread(target=open_once_cancelled)
+    opening.start()
     lane.close(0)
+    opening.join()
     with pytest.raises(Cancelled):
         ticket.future.result(PATIENCE)
     with pytest.raises(Cancelled):
