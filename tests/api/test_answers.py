@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from PIL import Image
 from rag_owl import RagOwl
 from tests.browser import serve
 from tests.model_server import KEY, MODEL, ModelServer, Send, delta, error, streamed
-from tests.service import png, problem
+from tests.service import PATIENCE, png, problem
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" \''
 TEXTS = {
@@ -40,7 +41,7 @@ def model_server() -> Iterator[ModelServer]:
             said = "The elf owl weighs 40 grams. [1] It weighs ninety tons [7]. It swims. [1]"
             return streamed(*(said[i : i + 5] for i in range(0, len(said), 5)))
         if "slowly" in asked:
-            return Send([b": still here\n\n", *([0.1, b": still here\n\n"] * 600)])
+            return Send([b": still here\n\n", *([0.1, b": still here\n\n"] * 6_000)])
         return streamed("The elf owl ", "weighs 40 grams ", "[1].", " ")
 
     with ModelServer(reply) as server:
@@ -71,7 +72,7 @@ def site(
         with serve(
             folder / "data", remote_models=remote, waiting_questions=3, remote_calls=1, **settings
         ) as address:
-            yield httpx.Client(base_url=address, timeout=60)
+            yield httpx.Client(base_url=address, timeout=PATIENCE)
 
 
 def ask(site: httpx.Client, question: str, **more: Any) -> dict[str, Any]:
@@ -360,36 +361,45 @@ def test_a_stream_that_breaks_ends_with_an_error(site: httpx.Client) -> None:
 
 def test_a_client_that_goes_frees_its_place(site: httpx.Client, model_server: ModelServer) -> None:
     """One at a time is asked of the model server here, and three may wait."""
-    address = str(site.base_url)
     body = {**GOOD, "question": "Answer slowly", "model": "big"}
+    port = site.base_url.port
 
-    def leave_in_the_middle(stream: bool) -> None:
-        with httpx.Client(base_url=address, timeout=3) as client:
-            try:
-                with client.stream("POST", "/v1/answers", json={**body, "stream": stream}) as got:
-                    for _ in got.iter_bytes():
-                        pass
-            except httpx.TimeoutException:
-                pass
+    def ask_slowly(stream: bool) -> socket.socket:
+        asking = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        data = json.dumps({**body, "stream": stream}).encode()
+        asking.sendall(
+            b"POST /v1/answers HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (port, len(data), data)
+        )
+        return asking
 
-    def places_taken() -> float:
-        lines = site.get("/metrics").text.splitlines()
-        return sum(float(x.split()[-1]) for x in lines if x.startswith("rag_owl_lane{"))
+    def wait_for_places_taken(count: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while True:
+            lines = site.get("/metrics").text.splitlines()
+            taken = sum(float(x.split()[-1]) for x in lines if x.startswith("rag_owl_lane{"))
+            if taken == count:
+                return
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
     for stream in (True, False):
         model_server.gone.clear()
-        leaving = [threading.Thread(target=leave_in_the_middle, args=(stream,)) for _ in range(4)]
-        for thread in leaving:
-            thread.start()
-        until = time.monotonic() + 2
-        while places_taken() < 4 and time.monotonic() < until:
+        before = len(model_server.requests)
+        asking = [ask_slowly(stream) for _ in range(4)]
+        wait_for_places_taken(4)
+        until = time.monotonic() + PATIENCE
+        while len(model_server.requests) == before:  # or the model server hears of none of them
+            assert time.monotonic() < until
             time.sleep(0.02)
         full = site.post("/v1/answers", json=body)  # a place for each of them, none for a fifth
         assert problem(full, 503)["detail"]
         assert int(full.headers["retry-after"]) >= 1
-        for thread in leaving:
-            thread.join()
-        assert model_server.gone.wait(10)
+        for each in asking:
+            each.close()
+        assert model_server.gone.wait(PATIENCE)
+        wait_for_places_taken(0)
         assert ask(site, WEIGHT, model="big")["text"] == "The elf owl weighs 40 grams [1]. "
 
 
