@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from rag_owl import __version__
 from rag_owl.api import (
+    cli_documents,
     cli_eval,
     cli_jobs,
     cli_model,
@@ -51,6 +52,7 @@ app.command()(cli_sample.sample)
 app.command()(cli_sample.demo)
 app.command()(cli_reindex.reindex)
 app.add_typer(cli_safety.collections, name="collections")
+app.command()(cli_documents.documents)
 app.command()(cli_jobs.jobs)
 app.command()(cli_service.serve)
 app.command()(cli_service.mcp)
