@@ -50,6 +50,11 @@ class Entry:
     complete: bool = False
     abandoned: bool = False  # turned out unreadable after a part of it was stored
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether some of it is stored, or will be with this batch."""
+        return self.complete or bool(self.items or self.first_ordinal)
+
     def blobs(self) -> set[str]:
         """What its rows will refer to."""
         keys = {self.document.blob, *(item.picture for item in self.items)}
@@ -71,7 +76,8 @@ class Batch:
 
     def blobs(self) -> set[str]:
         """What its rows will refer to."""
-        return {key for entry in self.entries for key in entry.blobs()}
+        stored = (entry for entry in self.entries if entry.is_begun and not entry.abandoned)
+        return {key for entry in stored for key in entry.blobs()}
 
     @property
     def documents(self) -> int:
@@ -117,7 +123,7 @@ def commit(
             counters["items"] += len(new_keys)
             _collect(entry, new_keys, rows, keys, vectors)
             continue
-        if not (entry.items or entry.first_ordinal or entry.abandoned):
+        if not (entry.is_begun or entry.abandoned):
             continue  # all of it comes in the next batch
         if entry.abandoned:
             revisions.abandon(session, claim.collection_key, entry.document.sha256)

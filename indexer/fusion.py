@@ -34,8 +34,8 @@ def _weight(ranking: Ranking, with_pictures: bool) -> float:
 def fuse(found: Sequence[Ranking], with_pictures: bool) -> dict[int, float]:
     """Score by item key, by weighted reciprocal-rank fusion, best first; of equals the oldest.
 
-    Of the rankings by the user's pictures the best one counts: each may show something else, and
-    what comes twentieth for two of them is neither.
+    Of the rankings of the picture channel, one for each picture of the user's, the best one counts:
+    each may show something else, and what comes twentieth for two of them is neither.
     """
     scores: dict[int, float] = {}
     by_picture: dict[int, float] = {}

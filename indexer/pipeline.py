@@ -77,13 +77,11 @@ class Ingest:
                 finished = self._work()
                 break
             except GenerationSwitched:  # as after an interruption: from the last committed batch
-                self._begin_batch()
+                self._batch_again()
             except BlobsGone as gone:  # a deletion was faster: put them again
                 with db.writing(self._shop.engine) as session:
                     condemned.forgive(session, gone.keys)
-                loose = self._batch.loose | self._batch.blobs()
-                self._begin_batch()
-                self._batch.loose = loose  # it may have been deleted, and is not put again then
+                self._batch_again()
         if finished:
             merge_segments_of(self._shop.engine, self._shop.segments, self._generation, final=True)
         return finished
@@ -236,6 +234,7 @@ class Ingest:
             self._images = [pair for pair in self._images if pair[0] is not entry]
             if entry in self._batch.entries:
                 self._batch.entries.remove(entry)
+                self._batch.loose |= entry.blobs()
             self._batch.entries.append(Entry(document, 0, abandoned=True))
             self._batch.skipped.append(Skipped(loaded.name, reason))
             return True
@@ -257,7 +256,8 @@ class Ingest:
         if loaded.source is None or not isinstance(blobs, FolderBlobs) or blobs.exists(key):
             return
         with suppress(OSError), loaded.source.open("rb") as file:
-            self._arriving.put(file)
+            # Nobody's, if the document was deleted since it was found, or the file changed.
+            self._batch.loose.add(self._arriving.put(file))
 
     def _why_full(self, document: NewDocument) -> str | None:
         """Why there is no room for it; None: there is."""
@@ -338,6 +338,11 @@ class Ingest:
         merge_segments_of(self._shop.engine, self._shop.segments, self._generation)
         self._since = time.monotonic()
         return not stop and not self._stopping()
+
+    def _batch_again(self) -> None:
+        loose = self._batch.loose | self._batch.blobs()
+        self._begin_batch()
+        self._batch.loose = loose  # what was deleted meanwhile is not put again
 
     def _begin_batch(self, reading: int | None = None) -> None:
         if self._view is not None:

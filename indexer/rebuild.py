@@ -23,7 +23,7 @@ from rag_owl.store import blob_uses, condemned
 
 Blobs: TypeAlias = FolderBlobs | RemoteBlobs
 _NAMED = 3  # documents in one message
-AGAIN = "ingest again"
+MISSING = "is missing"
 
 
 def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
@@ -46,7 +46,7 @@ def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
                 lost[key] = "is damaged"
             else:
                 blobs.delete(key)
-    return lost | {digest.hex(): "is missing" for digest in left}
+    return lost | {digest.hex(): MISSING for digest in left}
 
 
 def _is_sound(blobs: Blobs, key: str) -> bool:
@@ -99,8 +99,8 @@ def _pictures_of(
     return again
 
 
-def who_needs(engine: Engine, key: str) -> str:
-    """What to do about a blob that is lost, in words."""
+def who_needs(engine: Engine, key: str, lost: str) -> str:
+    """What to do about a blob that is lost (as `find_lost` says), in words."""
     with db.reading(engine) as session:
         named = select(CollectionRow.name, DocumentRow.name).select_from(RevisionRow)
         named = named.join(DocumentRow, DocumentRow.key == RevisionRow.document_key)
@@ -113,7 +113,9 @@ def who_needs(engine: Engine, key: str) -> str:
         ).all()
         if rows:
             names = ", ".join(f"{name} in {collection}" for collection, name in rows)
-            return f"{AGAIN}: {names}"
+            # What lies there is left: it may be all that there is, and half of it good.
+            first = "" if lost == MISSING else "delete and "
+            return f"{first}ingest again: {names}"
         answers = session.scalars(select(AnswerRow)).partitions(500)
         for part in answers:
             for row in part:

@@ -148,7 +148,9 @@ class RagOwl(Questions):
         """
         with db.writing(self.engine) as session:
             key = collections.get(session, collection).key
-            collections.touch(session, key)  # held first, as by those who add: no deadlock
+            # In the order of those who add, jobs first: no deadlock.
+            job_rows.hold_ingests(session, key)
+            collections.touch(session, key)
             documents.delete(session, key, document_id)
             job_id = retention.begin(session, key)
         return self._begun(job_id, wait)

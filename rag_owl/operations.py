@@ -116,13 +116,10 @@ def repair_files(owl: System) -> tuple[set[str], dict[str, str]]:
     if lost:
         again = rebuild.rebuild(owl.engine, owl.blobs, owl.limits, owl.decoders, lost)
     stay = {
-        key: f"{what}; {rebuild.who_needs(owl.engine, key)}"
+        key: f"{what}; {rebuild.who_needs(owl.engine, key, what)}"
         for key, what in lost.items()
         if key not in again
     }
-    for key, said in stay.items():
-        if lost[key] == "is damaged" and rebuild.AGAIN in said:
-            owl.blobs.delete(key)  # nobody can read it, and ingesting stores what is missing
     return again, stay
 
 

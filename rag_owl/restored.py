@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,16 +82,19 @@ def neutralize_jobs(
 
 
 def _move_inputs(
-    session: Session, job_id: str, folder: Path, upload: str, known: Collection[str]
+    session: Session, job_id: str, folder: Path, upload: str, known: Mapping[str, str]
 ) -> bool:
     """A job's inputs are read from the upload's folder here; False: one is not among its files."""
     where = folder / uploads.FOLDER / upload
-    moved = list[tuple[JobInputRow, Path, Path | None]]()
+    moved, left = list[tuple[JobInputRow, Path, Path | None]](), dict(known)
     for row in session.scalars(select(JobInputRow).where(JobInputRow.job_id == job_id)):
         path = where / paths.load(row.path).name
         companion = where / paths.load(row.companion).name if row.companion else None
-        if not {path.name, *([companion.name] if companion else ())} <= {*known}:
+        files = {path.name, *([companion.name] if companion else ())}
+        if not files <= left.keys():
             return False
+        for name in files:  # each is read once, whatever the backup says
+            del left[name]
         moved.append((row, path, companion))
     for row, path, companion in moved:
         row.path = paths.dump(path)

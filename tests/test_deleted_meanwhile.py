@@ -6,12 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from rag_owl import RagOwl, db, retention, uploads
 from rag_owl.errors import Conflict
-from rag_owl.store import claims, collections, generations, jobs
+from rag_owl.indexer import pipeline
+from rag_owl.indexer.batch import GenerationSwitched
+from rag_owl.rows import JobInputRow
+from rag_owl.store import claims, collections, generations, job_inputs, jobs, revisions
+from rag_owl.store.job_inputs import JobInput
+from rag_owl.store.revisions import NewDocument
 from rag_owl.types import Context, Document, Draft
 from tests.databases import new_postgres
 from tests.rag_owl.test_retention import rows_with
@@ -111,7 +118,7 @@ def upload_of(owl: RagOwl, **texts: str) -> tuple[Path, str]:
     """The upload's folder and the job that reads it."""
     with uploads.Upload(owl.folder) as upload:
         for name, content in texts.items():
-            upload.begin(f"{name}.txt")
+            upload.begin(name if "." in name else f"{name}.txt")
             upload.write(content.encode())
             upload.end()
         upload.keep()
@@ -148,7 +155,7 @@ def test_an_upload_of_which_something_was_deleted_goes_when_its_job_is_cancelled
 def test_an_upload_of_another_file_whose_name_begins_alike_stays(
     owl: RagOwl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, older = upload_of(owl, **{"notes.txt (2)": "an older text"})
+    _, older = upload_of(owl, **{"notes.txt (2).txt": "an older text"})
     owl.wait_for_job(older)
     go_on = rest_after_each_batch(monkeypatch)
     folder, job_id = upload_of(owl, notes=long_text("owl", 200))
@@ -160,6 +167,44 @@ def test_an_upload_of_another_file_whose_name_begins_alike_stays(
     assert folder.exists()
     owl.retry_job(job_id)
     assert owl.wait_for_job(job_id).state == "done"
+
+
+def test_the_second_document_of_a_pair_that_is_none_stays_deleted(
+    owl: RagOwl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_BATCH", 4)
+    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 4)
+    commit, told = pipeline.commit, list[bool]()
+
+    def switch(*arguments: Any) -> bool:
+        begun = [each for each in owl.documents("c") if each.name == "a.txt"]
+        if begun and not told:
+            told.append(True)
+            owl.delete_document("c", begun[0].id)
+            raise GenerationSwitched
+        return commit(*arguments)
+
+    monkeypatch.setattr(pipeline, "commit", switch)
+    _, job_id = upload_of(owl, **{"a.png": "no picture at all", "a.txt": long_text("owl", 50)})
+    assert owl.wait_for_job(job_id).state == "done"
+    assert told
+    assert [document.name for document in owl.documents("c")] == ["a.png"]
+
+
+def test_a_file_whose_name_another_s_begins_with_is_not_taken_for_it(owl: RagOwl) -> None:
+    with db.writing(owl.engine) as session:
+        key = collections.get_or_create(session, "c").key
+        job_id, _ = jobs.create(session, key, "ingest", {"paths": []})
+        paths = ("/x/notes", "/x/notes.txt", "/x/no")
+        for at, path in enumerate(paths):
+            session.add(
+                JobInputRow(job_id=job_id, position=at, name="n", path=path, companion_name="")
+            )
+        session.flush()
+        for origin in ("/x/notes.txt", "/x/notes.txt#3", "/x/notes.txt/in.md"):
+            found = session.scalars(select(JobInputRow.path).where(job_inputs.holds(origin)))
+            assert found.all() == ["/x/notes.txt"]
+        session.rollback()
 
 
 # --- backups --------------------------------------------------------------------------------------
@@ -210,18 +255,22 @@ def test_what_nobody_sees_any_more_fills_no_quota(tmp_path: Path, files: Path) -
         assert owl.ingest("c", [files]).skipped == []
 
 
-def test_deleting_a_collection_waits_for_a_batch_without_a_deadlock(
-    tmp_path: Path, files: Path, request: pytest.FixtureRequest
+@pytest.mark.parametrize("whole", [True, False])
+def test_deleting_waits_for_a_batch_without_a_deadlock(
+    tmp_path: Path, request: pytest.FixtureRequest, whole: bool
 ) -> None:
     with (
         new_postgres(request.getfixturevalue("postgres_server")) as url,
         RagOwl.open(tmp_path / "data", work_jobs=False, database_url=url, **LIGHT) as owl,
     ):
-        write(files, a="a text")
-        job_id = owl.ingest("c", [files], wait=False).id
+        _, job_id = upload_of(owl, a="a text")
         with db.writing(owl.engine) as session:
             claim = claims.claim(session, job_id, "me")
-        assert claim is not None
+            assert claim is not None
+            read = JobInput(0, "a.txt", "/x/a.txt", None, origin="upload:a.txt")
+            job_inputs.add(session, claim, [read])
+            new = NewDocument("upload:a.txt", "a.txt", "", "0" * 64, "text/plain", {})
+            begun = revisions.open_revision(session, claim.collection_key, new)
         held, failed = threading.Event(), list[BaseException]()
 
         def commit_a_batch() -> None:
@@ -237,6 +286,9 @@ def test_deleting_a_collection_waits_for_a_batch_without_a_deadlock(
         batch = threading.Thread(target=commit_a_batch)
         batch.start()
         held.wait()
-        owl.delete_collection("c")
+        if whole:
+            owl.delete_collection("c")
+        else:
+            owl.delete_document("c", begun.document_id)
         batch.join()
         assert failed == []

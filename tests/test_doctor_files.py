@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,10 +65,30 @@ def test_ingesting_again_heals_what_was_lost(data: Path, damaged: bool) -> None:
                 owl.blobs.path(key).write_bytes(b"something else")
             else:
                 owl.blobs.path(key).unlink()
-        assert not all(finding.well for finding in examine(owl, deep=True))
+        lost = [finding.detail for finding in examine(owl, deep=True) if not finding.well]
+        assert all(("delete and ingest again" in detail) is damaged for detail in lost)
+        for document in owl.documents("c") if damaged else ():
+            owl.delete_document("c", document.id, wait=True)
         job = owl.ingest("c", [data.parent / "owls.pdf", data.parent / "note.txt"])
-        assert (job.state, job.added, job.unchanged) == ("done", 0, 2)
+        assert (job.state, job.added + job.unchanged) == ("done", 2)
         assert all(finding.well for finding in examine(owl, deep=True))
+
+
+def test_what_cannot_be_read_just_now_is_left_where_it_is(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RagOwl.open(data, **LIGHT) as owl:
+        stored, opened = sorted(owl.blobs.list_keys()), Path.open
+
+        def fail(path: Path, *arguments: Any) -> Any:
+            if "blobs" in path.parts and arguments == ("rb",):
+                raise OSError(24, "Too many open files")
+            return opened(path, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "open", fail)
+            assert owl.repair_files()[1]
+        assert sorted(owl.blobs.list_keys()) == stored
 
 
 def test_what_cannot_says_what_to_do(data: Path) -> None:

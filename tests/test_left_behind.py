@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +14,9 @@ from sqlalchemy import text
 
 from rag_owl import RagOwl, db, holds, retention
 from rag_owl.indexer import pipeline
+from rag_owl.indexer.batch import GenerationSwitched
+from rag_owl.indexer.loaders import Loaded
+from rag_owl.indexer.split import ItemDraft
 from rag_owl.store import blob_uses, condemned
 from rag_owl.types import Job
 from tests.files import pdf_of
@@ -82,6 +86,70 @@ def test_deleted_and_collected_before_the_next_batch(
     owl.delete_document("c", document, wait=True)
     go_on.set()
     assert owl.wait_for_job(job_id).skipped
+    assert left_behind(owl) == set()
+
+
+def test_deleted_while_another_generation_became_the_live_one(
+    owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, job_id, document = begin(owl, files, monkeypatch)
+    commit, told = pipeline.commit, list[bool]()
+
+    def switch(*arguments: Any) -> bool:
+        if not told:
+            told.append(True)
+            owl.delete_document("c", document, wait=True)
+            raise GenerationSwitched
+        return commit(*arguments)
+
+    monkeypatch.setattr(pipeline, "commit", switch)
+    go_on.set()
+    assert owl.wait_for_job(job_id).skipped
+    assert left_behind(owl) == set()
+
+
+def test_deleted_while_its_lost_file_is_put_again(
+    owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(files, a="the secret text", b="another")
+    owl.ingest("c", [files])
+    secret = next(each for each in owl.documents("c") if each.name == "a.txt")
+    heal, told = pipeline.Ingest._heal, list[bool]()
+
+    def be_overtaken(ingest: pipeline.Ingest, loaded: Loaded) -> None:
+        if loaded.name == "a.txt" and not told:
+            told.append(True)
+            owl.delete_document("c", secret.id)
+            with db.writing(owl.engine) as session:
+                condemned.doom(session, [secret.sha256], condemned.Look.now(session))
+            with db.writing(owl.engine) as session:
+                condemned.collect(session, [secret.sha256], owl.blobs.delete)
+        heal(ingest, loaded)
+
+    monkeypatch.setattr(pipeline.Ingest, "_heal", be_overtaken)
+    owl.ingest("c", [files])
+    assert told
+    assert left_behind(owl) == set()
+
+
+def test_deleted_and_begun_again_but_cancelled_before_its_first_item(
+    owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(files, a="the secret text")
+    owl.ingest("c", [files])
+    (document,) = owl.documents("c")
+    split = pipeline.split
+
+    def cancel_and_split(loaded: Loaded) -> Iterator[ItemDraft]:
+        (job,) = (each for each in owl.jobs() if each.kind == "ingest" and not each.finished)
+        owl.cancel_job(job.id)
+        monkeypatch.setattr(pipeline.Ingest, "_is_full", lambda ingest: True)
+        yield from split(loaded)
+
+    with holds.keeping_files(owl.engine):
+        owl.delete_document("c", document.id)
+        monkeypatch.setattr(pipeline, "split", cancel_and_split)
+        assert owl.ingest("c", [files]).state == "cancelled"
     assert left_behind(owl) == set()
 
 

@@ -36,12 +36,14 @@ class Look:
     """What answers refer to: too long a search to be made while others wait for the end of it."""
 
     at: float  # monotonic seconds
-    condemned: dict[str, float]  # before it was made: blobs -> when they were condemned
+    condemned: dict[str, float]  # of those, when they had been condemned before it was made
     in_answers: frozenset[str]
 
     @classmethod
     def now(cls, session: Session) -> Look:
-        return cls(time.monotonic(), pending(session), frozenset(of_answers(session)))
+        before, in_answers = pending(session), frozenset(of_answers(session))
+        shown = {key: since for key, since in before.items() if key in in_answers}
+        return cls(time.monotonic(), shown, in_answers)
 
     def is_too_old_for(self, key: str, since: float) -> bool:
         """Whether it says that an answer needs a blob of which the answer may have been cleared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from rag_owl.rows import JobInputRow, JobRow
@@ -69,9 +69,22 @@ def waiting(session: Session, claim: Claim, limit: int = 1_000) -> list[JobInput
     ]
 
 
+def holds(origin: str) -> ColumnElement[bool]:
+    """Whether an input is the file that a document's origin is of: wholly, of a row of it (`#`), of
+    a file in it (an archive's, `/`), or of the text beside it."""
+    file = func.coalesce(JobInputRow.origin, JobInputRow.path)
+    inside = func.substr(literal(origin), 1, func.length(file) + 1)
+    beside = literal("%") + JobInputRow.companion_name
+    return or_(
+        file == origin,
+        inside == file + "#",
+        inside == file + "/",
+        and_(JobInputRow.companion_name != "", literal(origin).like(beside)),
+    )
+
+
 def say_deleted(session: Session, collection_key: int, origin: str, sha256: str) -> None:
     """A half-read document of this origin is deleted: whoever reads on leaves these bytes out."""
-    of_file = func.coalesce(JobInputRow.origin, JobInputRow.path)
     session.execute(
         update(JobInputRow)
         .where(
@@ -79,8 +92,7 @@ def say_deleted(session: Session, collection_key: int, origin: str, sha256: str)
             JobInputRow.job_id.in_(
                 select(JobRow.id).where(JobRow.collection_key == collection_key)
             ),
-            # what comes from within a file (a row, an archive's file) has the file's origin first
-            func.substr(literal(origin), 1, func.length(of_file)) == of_file,
+            holds(origin),
         )
         .values(deleted=sha256)
     )

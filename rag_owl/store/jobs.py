@@ -141,6 +141,17 @@ def request_cancel(session: Session, job_id: str) -> None:
     )
 
 
+def hold_ingests(session: Session, collection_key: int) -> None:
+    """Until the transaction ends, nobody else changes the unfinished ones of a collection."""
+    chosen = JobRow.collection_key == collection_key, JobRow.kind == "ingest"
+    session.execute(
+        select(JobRow.id)
+        .where(*chosen, JobRow.state.in_(UNFINISHED))
+        .order_by(JobRow.id)
+        .with_for_update()
+    )
+
+
 def get(session: Session, job_id: str) -> Job:
     names.check("job", job_id)
     found = list(_jobs(session, JobRow.id == job_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from rag_owl.errors import QuotaExceeded
@@ -24,13 +24,16 @@ class Holding:
 
 def holding(session: Session, collection_key: int, quota: Quota) -> Holding:
     """Only what the quota bounds is counted."""
-    found = Holding()
+    found, here = Holding(), RevisionRow.collection_key == collection_key
     if quota.documents is not None:
         found.documents = session.scalar(
             # not those that another took the origin of: nobody sees them any more
+            select(func.count()).where(here, RevisionRow.current)
+        ) or 0  # fmt: skip
+        current = select(RevisionRow.document_key).where(here, RevisionRow.current)
+        found.documents += session.scalar(
             select(func.count(RevisionRow.document_key.distinct())).where(
-                RevisionRow.collection_key == collection_key,
-                or_(RevisionRow.current, ~RevisionRow.complete),
+                here, ~RevisionRow.complete, RevisionRow.document_key.not_in(current)
             )
         ) or 0  # fmt: skip
     if quota.items is not None:

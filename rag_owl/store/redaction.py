@@ -22,6 +22,7 @@ from rag_owl.rows import (
     RevisionRow,
     SkippedRow,
 )
+from rag_owl.store import job_inputs
 from rag_owl.store.jobs import DEADLY, DELETED
 
 BLACK = "█"
@@ -64,14 +65,11 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
     of_it = JobRow.collection_key == document.collection_key
     done = select(JobRow.id).where(of_it, JobRow.state.not_in(("queued", "running")))
     # Also those at work: one that fails later keeps its files, to be read again.
-    again = select(JobRow).where(of_it, JobRow.state != "done")
+    again = select(JobRow).where(of_it, JobRow.kind == "ingest", JobRow.state != "done")
     for job in session.scalars(again).all():
-        origins = session.scalars(
-            select(JobInputRow.origin).where(
-                JobInputRow.job_id == job.id, JobInputRow.origin.is_not(None)
-            )
-        )
-        if any(_comes_from(document.origin, str(origin)) for origin in origins):
+        uploaded = JobInputRow.job_id == job.id, JobInputRow.origin.is_not(None)
+        of_this = select(JobInputRow.position).where(*uploaded, job_inputs.holds(document.origin))
+        if session.scalar(of_this.limit(1)) is not None:
             job.parameters = {**job.parameters, "withdrawn": True}  # its files are not kept either
     # Those that are not stored because their readers died are read again when that is asked for.
     given_up = exists().where(
@@ -96,11 +94,6 @@ def forget_inputs(session: Session, document: DocumentRow) -> None:
         if kept != job.parameters:
             job.parameters = kept
     session.flush()
-
-
-def _comes_from(document: str, file: str) -> bool:
-    """Whether an origin is that of a file, of a row of it, or of a file in it (an archive)."""
-    return document == file or document.startswith((f"{file}#", f"{file}/"))
 
 
 class _Words:
