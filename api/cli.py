@@ -31,7 +31,7 @@ from rag_owl.api import (
     cli_train,
 )
 from rag_owl.api.cli_jobs import fail_unless_done, known
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, one_path, print_json
 from rag_owl.errors import InvalidInput, NotFound, RagOwlError
 from rag_owl.types import Verify
 
@@ -116,10 +116,6 @@ def _suggesting(owl: RagOwl, collection: str) -> Iterator[None]:
         raise NotFound(f"{error}. `rag-owl ingest {collection} PATH` makes one.") from error
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
-
-
 def _warn(note: str) -> None:
     err.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
 
@@ -141,7 +137,10 @@ def _filters(given: str | None) -> dict[str, Any] | None:
 @app.command()
 def ingest(
     collection: Collection,
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders.", parser=one_path, metavar="PATHS..."),
+    ],
     data: Data = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the job's id and return.")
@@ -168,7 +167,7 @@ def ingest(
             with show.progress(err) as follow:
                 job = owl.wait_for_job(job.id, follow)
         if as_json:
-            _print_json(wire.job(job))
+            print_json(wire.job(job))
         elif no_wait:
             out.print(job.id)
         else:
@@ -193,7 +192,7 @@ def search(
     with _open(data) as owl, _suggesting(owl, collection):
         hits = owl.search(collection, query, list(image or []), _filters(filter), k, on_note=_warn)
     if as_json:
-        _print_json([wire.retrieved(hit) for hit in hits])
+        print_json([wire.retrieved(hit) for hit in hits])
     else:
         show.retrieved(out, hits)
 
@@ -242,7 +241,7 @@ def ask(
         ]
     if as_json:
         written = [wire.answer(answer) for answer in answers]
-        _print_json(written if len(written) > 1 else written[0])
+        print_json(written if len(written) > 1 else written[0])
         return
     for answer in answers:
         if len(answers) > 1:
@@ -262,7 +261,7 @@ def answer(
     with _open(data) as owl:
         stored = owl.answer(known("answer", answer))
     if as_json:
-        _print_json(wire.answer(stored))
+        print_json(wire.answer(stored))
         return
     out.print(f"[bold cyan]▸ {escape(show.one_line(stored.question))}[/]", highlight=False)
     show.answer(out, stored)
@@ -291,7 +290,7 @@ def doctor(
                     f"{mark} {escape(finding.what)}: {escape(finding.detail)}", highlight=False
                 )
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
 
@@ -303,8 +302,8 @@ def main() -> None:
     """
     _quiet()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it may know few characters, as in ASCII
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # it may know few characters, as in ASCII
     try:
         try:
             app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rag_owl.api.cli_jobs import fail_unless_done
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -40,13 +39,12 @@ def documents(
             for job in ended:
                 fail_unless_done(job)
             if as_json:
-                typer.echo(json.dumps([wire.job(job) for job in ended], indent=2))
+                print_json([wire.job(job) for job in ended])
             else:
                 out.print(f"{len(chosen)} deleted.")
             return
         if as_json:
-            listed = [wire.document(each) for each in owl.documents(collection)]
-            typer.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+            print_json([wire.document(each) for each in owl.documents(collection)])
             return
         for each in owl.documents(collection):
             name = escape(show.one_line(each.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import DataFolderBusy, DataFolderError, InvalidInput, NotFound, RagOwlError
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def jobs(
         raise InvalidInput("--retry needs the job's id, and no --cancel")
     if begin is not None and (job is not None or begin not in ("merge", "verify")):
         raise InvalidInput("--begin takes merge or verify, and no job's id")
+    if collection is not None and begin is None:
+        raise InvalidInput("--collection is of --begin; without it all jobs are shown")
     if job is not None:
         known("job", job)
     # Who only looks works no job: it would be left again in the next moment.
@@ -60,9 +61,7 @@ def jobs(
             found = [owl.job(job)] if job is not None else owl.jobs()
     if as_json:
         listed = [wire.job(each) for each in found]
-        typer.echo(
-            json.dumps(listed[0] if job is not None else listed, ensure_ascii=False, indent=2)
-        )
+        print_json(listed[0] if job is not None else listed)
     else:
         for each in found:
             show.job(out, each, idle)

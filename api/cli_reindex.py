@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import InvalidInput, RagOwlError
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def _report(owl: RagOwl, job: Job, as_json: bool, before: list[GenerationInfo] |
     now = owl.generations(job.collection or "")
     if as_json:
         found = {**wire.job(job), "generations": [reindexing.generation(each) for each in now]}
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        print_json(found)
     elif before is None:
         out.print(job.id)
     else:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import CorruptData, RagOwlError
 
 out = Console(soft_wrap=True)
@@ -34,7 +34,7 @@ def list_collections(context: typer.Context, data: Data = None, as_json: AsJson 
     with RagOwl.open(data) as owl:
         infos = owl.collections()
     if as_json:
-        _print_json([wire.collection(info) for info in infos])
+        print_json([wire.collection(info) for info in infos])
         return
     if not infos:
         out.print("There are none yet. `rag-owl ingest NAME PATH…` makes one.")
@@ -65,7 +65,7 @@ def delete_collection(
     with RagOwl.open(data) as owl:
         job = owl.delete_collection(collection, wait=not no_wait)
     if as_json:
-        _print_json(wire.job(job))
+        print_json(wire.job(job))
     elif no_wait:
         out.print(job.id)
     elif job.state == "done":
@@ -88,7 +88,7 @@ def backup(
     with RagOwl.open(data, work_jobs=False) as owl:
         report = owl.backup(file)
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
         out.print(
             f"{escape(report.file)}: {report.documents} documents, {report.blobs} files, "
@@ -124,7 +124,7 @@ def restore(
         said = facts.get("lacking")
         lacking = said if isinstance(said, list) else []  # the file is a stranger's, perhaps
         if as_json:
-            _print_json(facts)
+            print_json(facts)
         elif not lacking:
             out.print(f"{escape(str(file))} is whole.", highlight=False)
         if lacking:
@@ -135,7 +135,7 @@ def restore(
         return
     report = RagOwl.restore(file, data, with_keys=not without_keys)
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
         return
     made = datetime.fromtimestamp(report.created_at).strftime("%Y-%m-%d %H:%M")
     out.print(
@@ -158,9 +158,3 @@ def restore(
             f"({escape(report.lacking[0])}, …): run rag-owl doctor --deep.",
             highlight=False,
         )
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

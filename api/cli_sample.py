@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import InvalidInput
 
 out = Console(soft_wrap=True)
@@ -38,9 +38,7 @@ def sample(
         rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in sample_questions())
         write_whole(questions, "".join(rows))
     if as_json:
-        typer.echo(
-            json.dumps({"folder": str(folder), "files": len(written)}, ensure_ascii=False, indent=2)
-        )
+        print_json({"folder": str(folder), "files": len(written)})
     else:
         out.print(f"{len(written)} files in {escape(str(folder))}")
         out.print(f"Next: rag-owl ingest flags {escape(str(folder))}")

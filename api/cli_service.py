@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rag_owl.api.options import AsJson, Data
+from rag_owl.api.options import AsJson, Data, print_json
 from rag_owl.errors import InvalidInput
 
 out = Console(soft_wrap=True)
@@ -86,7 +86,7 @@ def migrate(
 
             prepare_queue(owl.engine)
     if as_json:
-        _print_json({"before": before, "schema": now})
+        print_json({"before": before, "schema": now})
     elif before == now:
         out.print(f"The database has schema {now}; nothing to do.", highlight=False)
     else:
@@ -117,7 +117,7 @@ def create_key(
     with RagOwl.open(data, work_jobs=False) as owl, db.writing(owl.engine) as session:
         key, secret = store.create(session, name, scope or ["ask"], collection or None, until)
     if as_json:
-        _print_json({**asdict(key), "key": secret})
+        print_json({**asdict(key), "key": secret})
     else:
         typer.echo(secret)
         Console(stderr=True).print(
@@ -137,7 +137,7 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     with RagOwl.open(data, work_jobs=False) as owl, db.reading(owl.engine) as session:
         found = store.list_all(session)
     if as_json:
-        _print_json([asdict(key) for key in found])
+        print_json([asdict(key) for key in found])
         return
     if not found:
         out.print("There are none yet. `rag-owl keys create NAME` makes one.")
@@ -167,7 +167,7 @@ def revoke_key(
     with RagOwl.open(data, work_jobs=False) as owl, db.writing(owl.engine) as session:
         revoked = store.revoke(session, key)
     if as_json:
-        _print_json(asdict(revoked))
+        print_json(asdict(revoked))
     else:
         out.print(f"{revoked.id} opens nothing any more.", highlight=False)
 
@@ -205,9 +205,3 @@ def _seconds(given: str) -> float:
 
 def _day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d")
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

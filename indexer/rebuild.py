@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 
 from rag_owl import db
 from rag_owl.blobs import FolderBlobs
-from rag_owl.errors import RagOwlError
+from rag_owl.errors import CorruptData, NotFound, RagOwlError
 from rag_owl.indexer.loaders import Input, Loaded
 from rag_owl.indexer.loaders.apart import read_apart
 from rag_owl.indexer.loaders.apart_pool import Pool
@@ -23,7 +23,7 @@ from rag_owl.store import blob_uses, condemned
 
 Blobs: TypeAlias = FolderBlobs | RemoteBlobs
 _NAMED = 3  # documents in one message
-MISSING = "is missing"
+MISSING, DAMAGED = "is missing", "is damaged"
 
 
 def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
@@ -41,23 +41,27 @@ def find_lost(engine: Engine, blobs: Blobs) -> dict[str, str]:
         except ValueError:  # no file of ours
             continue
         left.discard(digest)
-        if not _is_sound(blobs, key):
-            if digest in used:
-                lost[key] = "is damaged"
-            else:
-                blobs.delete(key)
+        wrong = _what_is_wrong(blobs, key)
+        if wrong is not None and digest in used:
+            lost[key] = wrong
+        elif wrong == DAMAGED:
+            blobs.delete(key)
     return lost | {digest.hex(): MISSING for digest in left}
 
 
-def _is_sound(blobs: Blobs, key: str) -> bool:
+def _what_is_wrong(blobs: Blobs, key: str) -> str | None:
     try:
         if isinstance(blobs, RemoteBlobs):  # what the store has, not the copy that lies here
             blobs.verify(key)
-            return True
+            return None
         with blobs.path(key).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == key
-    except (RagOwlError, OSError):
-        return False
+            return None if hashlib.file_digest(file, "sha256").hexdigest() == key else DAMAGED
+    except CorruptData:
+        return DAMAGED
+    except NotFound:
+        return MISSING
+    except (RagOwlError, OSError) as error:  # it may well be sound
+        return f"cannot be read just now ({error})"
 
 
 def rebuild(
@@ -114,8 +118,8 @@ def who_needs(engine: Engine, key: str, lost: str) -> str:
         if rows:
             names = ", ".join(f"{name} in {collection}" for collection, name in rows)
             # What lies there is left: it may be all that there is, and half of it good.
-            first = "" if lost == MISSING else "delete and "
-            return f"{first}ingest again: {names}"
+            todo = {MISSING: "ingest again", DAMAGED: "delete and ingest again"}
+            return f"{todo.get(lost, 'look for the cause and run this again')}: {names}"
         answers = session.scalars(select(AnswerRow)).partitions(500)
         for part in answers:
             for row in part:

@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     data: Path = Field(Path("owl-data"), description="The data folder.")
     database_url: str | None = Field(
         None,
-        description="An SQLAlchemy URL (`postgresql+psycopg://…`). Default: SQLite in the folder.",
+        description="An address (`postgresql://user@host/name`). Default: SQLite in the folder.",
     )
     storage_url: str | None = Field(
         None,

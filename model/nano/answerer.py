@@ -34,8 +34,8 @@ _WHAT_IS_IT = re.compile(
 )
 # It points, and points at no "yes" and no "no": what the sentence says is for the reader to see.
 _YES_OR_NO = re.compile(
-    r"\s*(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should|may|must)\b"
-    r"(?!.*\bor\b)",
+    r"\s*(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should)(?:n['’]t)?\b"
+    r"(?!.*\b(?:or|who|whom|whose|what|which|when|where|how|why|name|tell|list|give|show)\b)",
     re.I,
 )
 _LIST = re.compile(

@@ -43,9 +43,10 @@ _FACTS = re.compile(r"\b(?:ha(?:s|ve|d)|shares?|speaks?|uses?|capitals?|currenc(
 _HOW_MANY = re.compile(
     rf"\bhow\s+many\s+(?:(?:(?:of|the|these|those|my|other|others|ones?)\s+)*"
     rf"(?:{_PICTURE}|others?|ones|them)"
-    r"|of\s+(?:these|those)\s+(?:show|are|look|depict|have|contain))\b",
+    r"|of\s+(?:the|these|those|my)\s+(?:\w+\s+)?(?:show|look\s+like|depict))\b",
     re.I,
 )
+_SHOWN = re.compile(r"\b(?:shows?|depicts?|looks?)\b", re.I)
 _TEENS = (11, 12, 13)
 _OTHERS = re.compile(r"\bothers?\b", re.I)
 
@@ -142,6 +143,11 @@ def count_of(what: str, same: Sequence[bool]) -> Said:
         str(len(shown)), f"{len(shown)} of the {n} pictures look like {what}{which}.",
         tuple(range(n)),
     )  # fmt: skip
+
+
+def is_of_what_is_shown(question: str) -> bool:
+    """Whether a count can only be one of the pictures."""
+    return _SHOWN.search(question) is not None
 
 
 def named(question: str, titles: Sequence[str]) -> list[int]:

@@ -77,8 +77,11 @@ def compared(
     if asked is None:
         return None
     if asked.kind == "count" and asked.reference is None:
-        # A number that stands in some text would be no count of these pictures.
-        return _counted(context, looker, user, items) or Draft(ABSTENTION, abstained=True)
+        counted = _counted(context, looker, user, items)
+        if counted is None and comparing.is_of_what_is_shown(context.question.text):
+            # A number that stands in some text would be no count of these pictures.
+            return Draft(ABSTENTION, answerable=0.0, abstained=True)
+        return counted
     plain = [replace(seen, closer=None) for seen in user]  # as the threshold was set
     alike = np.array([[looker.likeness(a, b) for b in plain] for a in plain])
     said = comparing.answer(asked, alike, looker.threshold)

@@ -183,5 +183,22 @@ def test_an_output_of_few_characters_gets_the_others_written_out(data: Path) -> 
     assert done.stdout == "There are none yet. `rag-owl ingest NAME PATH\\u2026` makes one.\n"
 
 
+def test_json_is_json_in_an_output_of_few_characters(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "über.txt").write_text("A text.")
+    done = _started(data, "ingest", "c", str(tmp_path / "über.txt"), stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    done = _started(data, "documents", "c", "--json", stdout=subprocess.PIPE, env=ascii_only)
+    assert [each["name"] for each in json.loads(done.stdout)] == ["über.txt"]
+
+
+def test_an_empty_path_is_not_this_folder(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = shell.run("ingest", "c", "")
+    assert (status, err) == (1, "error: a path is empty; name a file or folder ('.' is this one)\n")
+
+
 def test_the_version_is_said(shell: Shell) -> None:
     assert shell.run("--version") == (0, f"rag-owl {__version__}\n", "")

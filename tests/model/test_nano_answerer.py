@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from rag_owl.blobs import FolderBlobs
 from rag_owl.errors import InvalidQuestion
 from rag_owl.model.nano import NanoAnswerer, NanoPictureEmbedder
+from rag_owl.model.nano.answerer import _YES_OR_NO
 from rag_owl.model.nano.pointing import Span
 from rag_owl.sample.facts import COUNTRIES
 from rag_owl.sample.flags import FLAGS
@@ -76,8 +77,23 @@ def test_a_question_of_yes_or_no_gets_the_sentence_and_no_word_of_it_for_an_answ
     assert draft.text == "The bridge at Khabarovsk was opened in 1916. [1]"
     (ground,) = draft.attributions
     assert BRIDGE[ground.item_start : ground.item_end] in draft.text
-    either = model.answer(ask("Was the bridge opened in 1916 or in 1920?", BRIDGE, RIVER))
-    assert either.short is not None
+
+
+@pytest.mark.parametrize(
+    ("question", "is_one"),
+    [
+        ("Was it opened in 1920?", True),
+        ("Isn't it red?", True),
+        ("Is a backup compressed?", True),
+        ("Was the bridge opened in 1916 or in 1920?", False),
+        ("Can you tell me who built it?", False),
+        ("Could you name the river?", False),
+        ("Do you know when it was founded?", False),
+        ("Who was it?", False),
+    ],
+)
+def test_what_is_asked_for_yes_or_no(question: str, is_one: bool):
+    assert (_YES_OR_NO.match(question) is not None) is is_one
 
 
 def test_the_pointed_words_keep_their_case_and_accents(model):

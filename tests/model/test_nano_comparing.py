@@ -39,6 +39,8 @@ from rag_owl.types import Answer, Context, ImageLocation, Item, Question, Retrie
         ("Which of these differs from the last one?", 4, Asked("unlike", 3, True)),
         ("How many of these pictures show the flag of Japan?", 3, Asked("count")),
         ("How many of these show the flag of Japan?", 2, Asked("count")),
+        ("How many of these flags show a star?", 2, Asked("count")),
+        ("How many of those have the euro as currency?", 2, None),
         ("How many of the others show the same as the first?", 3, Asked("count", 0, True)),
         ("What is the capital of this country?", 1, None),
         ("Do these two countries have the same capital?", 2, None),
