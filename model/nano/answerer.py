@@ -32,12 +32,13 @@ _WHAT_IS_IT = re.compile(
     r"does\s+(?:this|the)\s+(?:picture|photo|image)\s+show)\b",
     re.I,
 )
-# It points, and points at no "yes" and no "no": what the sentence says is for the reader to see.
+# It points, and seldom at a "yes" or a "no": what the sentence says is for the reader to see.
 _YES_OR_NO = re.compile(
     r"\s*(?:is|are|was|were|does|do|did|has|have|had|can|could|will|would|should)(?:n['’]t)?\b"
     r"(?!.*\b(?:or|who|whom|whose|what|which|when|where|how|why|name|tell|list|give|show)\b)",
     re.I,
 )
+_SAYS_SO = re.compile(r"(?:yes|no|not|never|none)\b", re.I)
 _LIST = re.compile(
     r"(?:which|what|list|name|give)\s+(?:(?:all|the|of|are)\s+)*(?!does\b|this\b)\w{3,}s\s+\w", re.I
 )
@@ -45,6 +46,12 @@ _LIST = re.compile(
 # right one less often than of few, and points less exactly: `benchmarks.quality.choosing`.
 _TOGETHER = 224
 _LIST_MARGIN = 2.0  # a further item of a list scores at most this much below the best
+
+
+def _is_no_answer(context: Context, span: Span) -> bool:
+    """Whether it was asked for yes or no, and the span says neither."""
+    said = (context.sources[span.item].item.text or "")[span.start : span.end]
+    return bool(_YES_OR_NO.match(context.question.text)) and not _SAYS_SO.match(said)
 
 
 class NanoAnswerer:
@@ -122,13 +129,14 @@ class NanoAnswerer:
         likely = self.answerable(found[0].score, pictured=bool(user)) if found else 0.0
         least = self._calibration["pictured_threshold" if user else "plain_threshold"]
         if found and likely >= least:
+            chosen = self._chosen(context, found)
             draft = drafts.pointed(
                 context,
-                self._chosen(context, found),
+                chosen,
                 found,
                 lambda span: self.answerable(span.score, bool(user)),
                 self._heatmaps.boxes(user, items, looks),
-                sentences_alone=_YES_OR_NO.match(context.question.text) is not None,
+                sentences_alone=_is_no_answer(context, chosen[0]),
             )
             return replace(draft, left_out=self._not_read(context, user, items))
         if user and _WHAT_IS_IT.search(context.question.text):

@@ -79,6 +79,14 @@ def test_a_question_of_yes_or_no_gets_the_sentence_and_no_word_of_it_for_an_answ
     assert BRIDGE[ground.item_start : ground.item_end] in draft.text
 
 
+def test_what_says_no_stays_the_answer_of_a_question_of_yes_or_no(model):
+    backup = (
+        "A backup is one file, a plain tar archive. It is not compressed. It holds all documents."
+    )
+    draft = model.answer(ask("Is a backup compressed?", backup, RIVER))
+    assert draft.short == "not compressed"
+
+
 @pytest.mark.parametrize(
     ("question", "is_one"),
     [
