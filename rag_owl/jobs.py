@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeAlias
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from rag_owl import db
+from rag_owl import db, retention
 from rag_owl.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -129,6 +129,8 @@ def _write_down(session: Session, claim: Claim, state: str, error: str | None) -
         claims.finish_cancelled(session, claim)
     else:
         claims.finish(session, claim, state, error)
+    if state in ("failed", "cancelled") and jobs.is_withdrawn(session, claim.job_id):
+        retention.begin(session, claim.collection_key)  # its upload is not kept to be read again
 
 
 def wait_for_database(engine: Engine, stopping: Callable[[], bool]) -> bool:

@@ -23,7 +23,7 @@ from rag_owl.types import Context, Document, Draft
 from tests.databases import new_postgres
 from tests.rag_owl.test_retention import rows_with
 from tests.test_changes import long_text, rest_after_each_batch, write
-from tests.test_left_behind import half
+from tests.test_left_behind import all_done, half
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
 SECRET = "The password of the safe is zanzibarquokka."
@@ -148,7 +148,7 @@ def test_an_upload_of_which_something_was_deleted_goes_when_its_job_is_cancelled
     with pytest.raises(Conflict, match="upload again"):
         owl.retry_job(job_id)
     assert owl.backup(tmp_path / "backup").lacking == ()
-    owl.delete_document("c", named(owl, "b.txt").id, wait=True)
+    all_done(owl)
     assert not folder.exists()
 
 

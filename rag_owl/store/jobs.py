@@ -231,6 +231,12 @@ def withdrawn(session: Session) -> list[dict[str, Any]]:
     return [each for each in parameters if each.get("withdrawn")]
 
 
+def is_withdrawn(session: Session, job_id: str) -> bool:
+    """Whether something that it has stored was deleted since."""
+    parameters = session.scalar(select(JobRow.parameters).where(JobRow.id == job_id))
+    return bool((parameters or {}).get("withdrawn"))
+
+
 def several(session: Session, ids: Sequence[str]) -> dict[str, Job]:
     """Those of the jobs that exist, with few of the skipped."""
     found = _jobs(session, JobRow.id.in_(ids), len(ids), shown=SKIPPED_LISTED)
