@@ -33,7 +33,7 @@ def documents(
     with RagOwl.open(data) as owl:
         if delete:
             # All are known before the first is deleted.
-            chosen = dict.fromkeys(_the(owl, collection, given) for given in delete)
+            chosen = _chosen(owl, collection, delete)
             begun = [owl.delete_document(collection, each) for each in chosen]
             ended = [owl.wait_for_job(each) for each in dict.fromkeys(job.id for job in begun)]
             for job in ended:
@@ -51,13 +51,18 @@ def documents(
             out.print(f"{each.id}  {name}  {each.items} items", highlight=False)
 
 
-def _the(owl: RagOwl, collection: str, given: str) -> str:
-    """The id of the one document that is meant. Raises `NotFound`, `Conflict`."""
-    found = [each.id for each in owl.documents(collection) if given in (each.id, each.name)]
-    if not found:
-        raise NotFound(
-            f"no document {given!r} in {collection!r}; `rag-owl documents {collection}` lists them"
-        )
-    if len(found) > 1:
-        raise Conflict(f"{len(found)} documents are called {given!r}; give an id: {found[0]}, …")
-    return found[0]
+def _chosen(owl: RagOwl, collection: str, wanted: list[str]) -> list[str]:
+    """The ids of the documents that are meant, each once. Raises `NotFound`, `Conflict`."""
+    found = dict[str, list[str]]((given, []) for given in wanted)
+    for each in owl.documents(collection):
+        for given in found.keys() & {each.id, each.name}:
+            found[given].append(each.id)
+    for given, ids in found.items():
+        if not ids:
+            raise NotFound(
+                f"no document {given!r} in {collection!r}; "
+                f"`rag-owl documents {collection}` lists them"
+            )
+        if len(ids) > 1:
+            raise Conflict(f"{len(ids)} documents are called {given!r}; give an id: {ids[0]}, …")
+    return list(dict.fromkeys(ids[0] for ids in found.values()))

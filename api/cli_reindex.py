@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rag_owl.api.cli_jobs import fail_unless_done
 from rag_owl.api.options import AsJson, Data, print_json
-from rag_owl.errors import InvalidInput, RagOwlError
+from rag_owl.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rag_owl.client import RagOwl
@@ -101,8 +102,7 @@ def _wait(owl: RagOwl, job: Job, as_json: bool) -> Job:
     else:
         with show.progress(err) as follow:
             job = owl.wait_for_job(job.id, follow)
-    if job.state != "done":
-        raise RagOwlError(f"job {job.id} {job.state}: {job.error or 'it was cancelled'}")
+    fail_unless_done(job)
     return job
 
 

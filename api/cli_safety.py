@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rag_owl.api.cli_jobs import fail_unless_done
 from rag_owl.api.options import AsJson, Data, print_json
-from rag_owl.errors import CorruptData, RagOwlError
+from rag_owl.errors import CorruptData
 
 out = Console(soft_wrap=True)
 
@@ -70,8 +71,8 @@ def delete_collection(
         out.print(job.id)
     elif job.state == "done":
         out.print(f"{escape(collection)} is gone.", highlight=False)
-    if not no_wait and job.state != "done":
-        raise RagOwlError(f"job {job.id} {job.state}: {job.error or 'it was cancelled'}")
+    if not no_wait:
+        fail_unless_done(job)
 
 
 def backup(

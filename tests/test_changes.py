@@ -162,26 +162,11 @@ def test_segments_that_were_merged_go_while_the_job_still_runs(
     assert max(seen) < 10
 
 
-def rest_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Batches are small, and until the event is set nothing is stored after the first ones."""
-    go_on = threading.Event()
-    flush = pipeline.Ingest._flush
-
-    def flush_and_rest(ingest: pipeline.Ingest) -> bool:
-        stored = flush(ingest)
-        go_on.wait(300)
-        return stored
-
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 64)
-    monkeypatch.setattr(pipeline.Ingest, "_flush", flush_and_rest)
-    return go_on
-
-
 @pytest.mark.parametrize("collected", [False, True])
 def test_what_is_deleted_while_it_is_ingested_stays_deleted(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch, collected: bool
 ) -> None:
-    go_on = rest_after_each_batch(monkeypatch)
+    go_on = rest_after(monkeypatch, 1, 64)
     write(files, long=long_text("owl", 200))
     job_id = owl.ingest("c", [files], wait=False).id
     while not (begun := list(owl.documents("c"))):
@@ -202,7 +187,7 @@ def test_a_half_read_revision_is_not_finished_under_another_name(
 ) -> None:
     write(files, a="a short text")
     owl.ingest("c", [files])
-    go_on = rest_after_each_batch(monkeypatch)
+    go_on = rest_after(monkeypatch, 1, 64)
     write(files, a=long_text("owl", 1_500))
     job_id = owl.ingest("c", [files], wait=False).id
     while owl.job(job_id).items == 0:

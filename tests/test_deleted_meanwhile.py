@@ -22,7 +22,8 @@ from rag_owl.store.revisions import NewDocument
 from rag_owl.types import Context, Document, Draft
 from tests.databases import new_postgres
 from tests.rag_owl.test_retention import rows_with
-from tests.test_changes import long_text, rest_after_each_batch, write
+from tests.resting import rest_after
+from tests.test_changes import long_text, write
 from tests.test_left_behind import all_done, half
 
 LIGHT = {"text_embedder": "hashing", "picture_embedder": "descriptor"}
@@ -137,7 +138,7 @@ def begun(owl: RagOwl, job_id: str) -> None:
 def test_an_upload_of_which_something_was_deleted_goes_when_its_job_is_cancelled(
     owl: RagOwl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = rest_after_each_batch(monkeypatch)
+    go_on = rest_after(monkeypatch, 1, 64)
     folder, job_id = upload_of(owl, a="the secret text", b=long_text("owl", 200))
     begun(owl, job_id)
     owl.delete_document("c", named(owl, "a.txt").id, wait=True)
@@ -157,7 +158,7 @@ def test_an_upload_of_another_file_whose_name_begins_alike_stays(
 ) -> None:
     _, older = upload_of(owl, **{"notes.txt (2).txt": "an older text"})
     owl.wait_for_job(older)
-    go_on = rest_after_each_batch(monkeypatch)
+    go_on = rest_after(monkeypatch, 1, 64)
     folder, job_id = upload_of(owl, notes=long_text("owl", 200))
     begun(owl, job_id)
     owl.cancel_job(job_id)
@@ -200,10 +201,19 @@ def test_a_file_whose_name_another_s_begins_with_is_not_taken_for_it(owl: RagOwl
             session.add(
                 JobInputRow(job_id=job_id, position=at, name="n", path=path, companion_name="")
             )
+        session.add(
+            JobInputRow(
+                job_id=job_id, position=9, name="s.png", path="/u/s.png", origin="upload:s.png",
+                companion_name="s.txt",
+            )
+        )  # fmt: skip
         session.flush()
         for origin in ("/x/notes.txt", "/x/notes.txt#3", "/x/notes.txt/in.md"):
             found = session.scalars(select(JobInputRow.path).where(job_inputs.holds(origin)))
             assert found.all() == ["/x/notes.txt"]
+        for origin, paths_of in (("upload:s.txt", ["/u/s.png"]), ("upload:glass.txt", [])):
+            found = session.scalars(select(JobInputRow.path).where(job_inputs.holds(origin)))
+            assert found.all() == paths_of
         session.rollback()
 
 
@@ -214,7 +224,7 @@ def test_a_file_whose_name_another_s_begins_with_is_not_taken_for_it(owl: RagOwl
 def test_what_was_deleted_before_a_backup_does_not_come_back_with_it(
     owl: RagOwl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    go_on = rest_after_each_batch(monkeypatch)
+    go_on = rest_after(monkeypatch, 1, 64)
     _, job_id = upload_of(owl, a="the secret text", b=long_text("owl", 200), c="the last text")
     begun(owl, job_id)
     owl.delete_document("c", named(owl, which).id, wait=True)

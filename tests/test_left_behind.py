@@ -20,7 +20,8 @@ from rag_owl.indexer.split import ItemDraft
 from rag_owl.store import blob_uses, condemned
 from rag_owl.types import Job
 from tests.files import pdf_of
-from tests.test_changes import long_text, rest_after_each_batch, write
+from tests.resting import rest_after
+from tests.test_changes import long_text, write
 
 
 @pytest.fixture
@@ -58,9 +59,7 @@ def begin(
     owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[threading.Event, str, str]:
     """A PDF of which a few pages are stored: what lets it go on, its job, its document."""
-    go_on = rest_after_each_batch(monkeypatch)
-    monkeypatch.setattr(pipeline, "FIRST_BATCH", 4)
-    monkeypatch.setattr(pipeline, "LARGEST_BATCH", 4)
+    go_on = rest_after(monkeypatch, 1, 4)
     (files / "a.pdf").write_bytes(pdf_of(*(f"page {at} of the secret" for at in range(20))))
     job_id = owl.ingest("c", [files], wait=False).id
     while not (begun := list(owl.documents("c"))):
@@ -185,7 +184,7 @@ def test_a_collector_that_ends_between_its_two_steps(
 def half(owl: RagOwl, files: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> str:
     """A job that was cancelled with a part of the text stored."""
     with monkeypatch.context() as patched:
-        go_on = rest_after_each_batch(patched)
+        go_on = rest_after(patched, 1, 64)
         write(files, **texts)
         job_id = owl.ingest("c", [files], wait=False).id
         while not owl.job(job_id).items:

@@ -74,12 +74,12 @@ def holds(origin: str) -> ColumnElement[bool]:
     a file in it (an archive's, `/`), or of the text beside it."""
     file = func.coalesce(JobInputRow.origin, JobInputRow.path)
     inside = func.substr(literal(origin), 1, func.length(file) + 1)
-    beside = literal("%") + JobInputRow.companion_name
+    beside = func.replace(JobInputRow.origin, JobInputRow.name, JobInputRow.companion_name)
     return or_(
         file == origin,
         inside == file + "#",
         inside == file + "/",
-        and_(JobInputRow.companion_name != "", literal(origin).like(beside)),
+        and_(JobInputRow.companion_name != "", beside == origin),
     )
 
 
